@@ -1,0 +1,154 @@
+"""The same corpus through LangChain's `index()`, LlamaIndex's `IngestionPipeline`, CocoIndex and `kb run`, in one run.
+
+`python -m evals.bench.peers [--weeks N]`: Markdown of the PowerShell documentation, pieces of 1,200 characters, the free 256 d embedder, no
+vector index, one Postgres server, whole processes. Each peer gets a virtual environment of its own from `requirements-NAME.txt`
+(kept under `--venvs`, default: a folder in the user's cache) and its best settings that we know; what they are stands in its script.
+`kb run --until embeddings` runs with its own chunker at the default 320 tokens, which is about 1,200 characters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+from evals.bench.common import header, measure, ratio, skip, table
+from evals.bench.corpora import Corpus, Revision, clone, data_folder, missing_data
+from evals.bench.runs import configure
+from evals.bench.workspace import Workspace, workspace
+
+HERE = Path(__file__).parent
+PEERS = ("cocoindex", "llamaindex", "langchain")
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kb-bench-venvs"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of one tool."""
+
+    seconds: float
+    peak_mb: float
+    texts: int
+
+
+Tool = Callable[[Path], Run]
+
+
+def peer_python(name: str, venvs: Path) -> Path:
+    """The peer's interpreter; its environment is made when its requirements are new."""
+    requirements = HERE / f"requirements-{name}.txt"
+    mark = hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]
+    folder = venvs / f"{name}-{mark}"
+    done = folder / "complete"
+    if not done.exists():
+        print(f"making the virtual environment of {name} ...", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "-r", str(requirements)]
+        subprocess.run(install, check=True)
+        done.touch()
+    return folder / "bin" / "python"
+
+
+def peer(name: str, space: Workspace, state: Path, python: Path) -> Tool:
+    """A tool that runs a peer's script on a database and a state folder of its own."""
+    import psycopg
+    from psycopg import sql
+    from psycopg.conninfo import conninfo_to_dict
+
+    parts = conninfo_to_dict(space.dsn())
+    database = f"bench_{name}"
+    with psycopg.connect(space.dsn(), autocommit=True) as conn:
+        conn.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(database)))
+        conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+    secret = f":{parts['password']}" if parts.get("password") else ""
+    host, port = parts.get("host", ""), parts.get("port", "5432")
+    where = f"/{database}?host={host}&port={port}" if str(host).startswith("/") else f"{host}:{port}/{database}"
+    dsn = f"postgresql://{parts.get('user', 'postgres')}{secret}@{where}"
+    env = {**space.env, "COCOINDEX_DISABLE_USAGE_TRACKING": "1", "LANGSMITH_TRACING": "false", "TOKENIZERS_PARALLELISM": "true"}
+
+    def run(tree: Path) -> Run:
+        command = [python, HERE / f"{name}_run.py", "--docs", tree, "--dsn", dsn, "--state", state / name]
+        done = measure(command, env=env)
+        return Run(done.seconds, done.peak_mb, int(done.last_json()["texts"]))
+
+    return run
+
+
+def ours(space: Workspace) -> Tool:
+    """`kb run --until embeddings`."""
+
+    def run(_tree: Path) -> Run:
+        before = space.texts_embedded()
+        done = space.kb("run", "--until", "embeddings")
+        return Run(done.seconds, done.peak_mb, space.texts_embedded() - before)
+
+    return run
+
+
+def replay(tool: Tool, corpus: Corpus, revisions: list[Revision]) -> tuple[Run, list[Run], list[Run]]:
+    """The cold run, the weekly updates and three unchanged runs."""
+    cold = tool(corpus.checkout(revisions[0]))
+    updates = [tool(corpus.checkout(revision)) for revision in revisions[1:]]
+    return cold, updates, [tool(corpus.tree) for _ in range(3)]
+
+
+def main() -> None:
+    """Measure every tool on the same revisions, then print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weeks", type=int, default=12, help="revisions, the base included")
+    parser.add_argument("--venvs", type=Path, default=CACHE, help="where the peers' virtual environments are kept")
+    parser.add_argument("--only", nargs="*", default=list(PEERS), choices=PEERS)
+    parser.add_argument("--smoke", action="store_true", help="two weeks of the smallest corpus")
+    args = parser.parse_args()
+    data = data_folder()
+    if data is None:
+        skip(missing_data())
+    name, weeks = ("prometheus", 2) if args.smoke else ("powershell", args.weeks)
+    pythons = {peer_name: peer_python(peer_name, args.venvs) for peer_name in args.only}
+    header(f"Peers on {name}")
+    for peer_name in args.only:
+        pins = (HERE / f"requirements-{peer_name}.txt").read_text().split()
+        heads = ("cocoindex==", "llama-index", "langchain")
+        print(f"{peer_name}: {', '.join(pin for pin in pins if pin.startswith(heads))}")
+    found: dict[str, tuple[Run, list[Run], list[Run]]] = {}
+    with TemporaryDirectory() as folder, workspace() as space:
+        corpus = clone(name, Path(folder), data=data)
+        configure(space, corpus.tree)
+        revisions = list(corpus.revisions[:weeks])
+        corpus.checkout(revisions[0])
+        found["kb"] = replay(ours(space), corpus, revisions)
+        for peer_name in args.only:
+            tool = peer(peer_name, space, Path(folder) / "state", pythons[peer_name])
+            found[peer_name] = replay(tool, corpus, revisions)
+    print(f"\n{revisions[0].files} files, {revisions[0].bytes / 1e6:.1f} MB at the base; {len(revisions) - 1} updates\n")
+    rows = [
+        (
+            tool,
+            cold.seconds,
+            max(run.peak_mb for run in (cold, *updates, *same)),
+            cold.texts,
+            sum(run.seconds for run in updates),
+            sum(run.texts for run in updates),
+            median(run.seconds for run in same),
+            sum(run.texts for run in same),
+        )
+        for tool, (cold, updates, same) in found.items()
+    ]
+    table(("tool", "cold s", "peak MB", "cold texts", "updates s", "updates texts", "unchanged s", "unchanged texts"), rows)
+    mine, *others = rows
+    if others:
+        fastest = min(others, key=lambda row: float(str(row[1])))
+        ratio(f"cold run, {fastest[0]} / kb", float(str(fastest[1])) / float(str(mine[1])), at_least=3.0)
+        ratio("updates, texts of the best peer / kb", min(int(str(r[5])) for r in others) / max(1, int(str(mine[5]))))
+    ratio("unchanged run of kb, seconds", float(str(mine[6])), limit=2.5)
+
+
+if __name__ == "__main__":
+    main()

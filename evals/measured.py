@@ -1,0 +1,178 @@
+"""What an eval run measures of one build, as plain numbers. Everything here goes to `eval_runs.measurements` as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evals.statistics import Comparison, Interval
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPoint:
+    """Recall against exact search at one `ef_search`, one query at a time."""
+
+    ef_search: int | None
+    """None: an exact scan, which has no width."""
+    recall_10: float
+    recall_20: float
+    p50_ms: float
+    p95_ms: float
+    """Median and 95th percentile of searches for 10."""
+    default: bool = False
+    """What a request without a wish is served with (the default profile)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Queries per second with this many callers that each wait for their answer."""
+
+    callers: int
+    per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """From the moment a query was due until its answer, in milliseconds, under an open-loop load."""
+
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    rate_per_second: float
+    """Offered load; queries arrive at random moments and wait for no earlier answer."""
+    queries: int
+    throughput: tuple[Throughput, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Retrieval quality on a golden set, as served with the default profile."""
+
+    figures: Mapping[str, Interval]
+    """Metric -> mean with its interval."""
+    per_question: Mapping[str, Mapping[str, float]]
+    """Metric -> question id -> value."""
+    top: Mapping[str, Sequence[str]]
+    """Question id -> the first five document ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildMeasured:
+    """One build, measured."""
+
+    build_id: int
+    version: int
+    model: str
+    """provider/model."""
+    dims: int
+    storage: str
+    method: str
+    params: Mapping[str, Any]
+    state: str
+    contents: int
+    """Contents of committed documents."""
+    vectors: int
+    """Those that have this version's vector."""
+    seconds: float | None
+    """Wall time of the index build."""
+    bytes: int | None
+    """Size of the index on disk; None for an exact build."""
+    created_at: str
+    recall_10: Interval
+    """Recall@10 with the default profile, over questions."""
+    recall_20: Interval
+    sweep: tuple[SweepPoint, ...]
+    default: SweepPoint
+    latency: Latency | None
+    """None when there is nothing to search."""
+    quality: Quality | None
+
+    @property
+    def coverage(self) -> float:
+        """Vectors / contents; an empty tenant is covered."""
+        return self.vectors / self.contents if self.contents else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """The tenant's documents and chunks in numbers."""
+
+    documents: int
+    chunks: int
+    contents: int
+    tokens: int
+    """Of all contents, each counted once."""
+    orphans: int
+    """Contents no chunk refers to any more, kept for the grace period."""
+    dead_letters: int
+    sizes: tuple[tuple[int, int], ...]
+    """(tokens, contents with that many), ascending."""
+    kinds: tuple[tuple[str, int], ...]
+    """(kind, chunks), most first."""
+    formats: tuple[tuple[str, int], ...]
+    """(format, documents), most first."""
+    languages: tuple[tuple[str, int], ...]
+    """(text-search configuration, contents), most first."""
+
+    @property
+    def duplicates(self) -> int:
+        """Chunks that share their text, context included, with an earlier one: embedded and indexed once."""
+        return max(0, self.chunks - self.contents)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What embedding cost this tenant."""
+
+    texts: int
+    tokens: int
+    usd: float
+    last_usd: float
+    """Of the newest run that embedded anything."""
+    last_texts: int
+
+
+@dataclass(frozen=True, slots=True)
+class PastRun:
+    """The headline of an earlier eval run, for the trend."""
+
+    eval_id: int
+    build_id: int
+    created_at: str
+    verdict: str
+    recall_10: float | None
+    ndcg_10: float | None
+    p95_ms: float | None
+    contents: int | None
+    bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """All of one eval run: the build under test, the live one beside it, the corpus."""
+
+    tenant_id: str
+    created_at: str
+    subject: BuildMeasured
+    live: BuildMeasured | None
+    """None when nothing is live, or the subject is the live build itself."""
+    questions: int
+    question_source: str
+    """In words: where the questions of the recall figures come from."""
+    golden: str | None
+    """Name of the golden set."""
+    golden_questions: Mapping[str, str]
+    golden_problems: tuple[str, ...]
+    golden_unknown: float
+    comparisons: Mapping[str, Comparison]
+    """Metric -> new against live; empty without both a golden set and a live build."""
+    recall_comparison: Comparison | None
+    corpus: Corpus
+    cost: Cost
+    hashes: Mapping[str, str]
+    """corpus, labels, parameters."""
+    versions: Mapping[str, str]
+    """Software that measured."""
+    seconds: float
+    """Wall time of the eval run."""

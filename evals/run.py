@@ -1,0 +1,284 @@
+"""One eval run: chooses the builds, asks the questions, measures, judges, stores, and writes the report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from evals import corpus_stats
+from evals.golden import GoldenSet, read_golden, resolved
+from evals.latency import measure_latency
+from evals.measure import Asked, MeasuredWithValues, measure_build, truth_of
+from evals.measured import Latency, Measured, PastRun
+from evals.metrics import MAIN
+from evals.questions import probes, sampled_questions
+from evals.report.compose import compose
+from evals.report.html import html
+from evals.report.markdown import markdown
+from evals.serving import embedder_of, opened
+from evals.statistics import Comparison, compare
+from evals.sweep import EF_SEARCH, K
+from evals.verdict import Verdict, judge
+from kb_pipeline.config.schema import EvalConfig
+from kb_pipeline.embed.protocol import Vectors
+from kb_pipeline.errors import ConfigError, NotLive
+from kb_pipeline.home import kb_home
+from kb_pipeline.stages.context import StageContext
+from kb_pipeline.store import eval_reads, eval_runs
+from kb_pipeline.store.eval_reads import BuildRow
+
+log = logging.getLogger(__name__)
+
+COMPARED = (MAIN, "mrr@10", "recall@10", "hit@1", "hit@3", "map@100")
+TREND_RUNS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSummary:
+    """What an eval run found, for the asset's metadata and `kb eval`."""
+
+    eval_id: int
+    build_id: int
+    verdict: str
+    reasons: list[str]
+    headline: dict[str, Any]
+    """recall_at_10, recall_at_20, ndcg_at_10, mrr_at_10, p50_ms, p95_ms, p99_ms, coverage, contents, bytes; None where not measured."""
+    markdown: str
+    html_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What is asked, as text."""
+
+    texts: tuple[str, ...]
+    source: str
+    golden: GoldenSet | None
+
+
+def evaluate(ctx: StageContext, *, build_id: int | None = None, golden: str | None = None) -> EvalSummary:
+    """Measures the newest candidate beside the live build (or `build_id`, or the live build alone) and stores the verdict.
+
+    Nothing is stored when something could not be measured (embedder down, unusable golden set): a build without a verdict is
+    not promoted. Raises `NotLive` when there is no build, `ConfigError` for an unknown build or golden set, and what the
+    embedder raises.
+    """
+    began = time.perf_counter()
+    tenant_id, config = ctx.tenant.tenant_id, ctx.tenant.eval
+    with ctx.db.connect("writer", tenant_id, autocommit=True) as conn:
+        subject, live = chosen_builds(conn, tenant_id, build_id)
+        asked = questions_of(conn, tenant_id, config, golden if golden is not None else config.golden)
+        measured = _measured(ctx, conn, subject, live, asked, began)
+        verdict = judge(measured, config)
+        return _stored(ctx, conn, measured, verdict)
+
+
+def chosen_builds(conn: Connection[TupleRow], tenant_id: str, build_id: int | None) -> tuple[BuildRow, BuildRow | None]:
+    """(the build under test, the live one to compare it with or None)."""
+    live = eval_reads.live_build(conn, tenant_id)
+    if build_id is None:
+        subject = eval_reads.newest_candidate(conn, tenant_id) or live
+        if subject is None:
+            raise NotLive(f"tenant {tenant_id} has no build to measure: run the asset hnsw_index first")
+    else:
+        subject = eval_reads.build_row(conn, tenant_id, build_id)
+        if subject is None or subject.state not in ("candidate", "live", "previous"):
+            state = "does not exist" if subject is None else f"is {subject.state}"
+            raise ConfigError(f"build {build_id} of tenant {tenant_id} {state}: only a candidate, live or previous one is measured")
+    return subject, None if live is None or live.build_id == subject.build_id else live
+
+
+def questions_of(conn: Connection[TupleRow], tenant_id: str, config: EvalConfig, golden: str | None) -> Questions:
+    """Golden questions where a set is configured, filled up to the wanted number with sentences from the corpus."""
+    labels = None
+    if golden:
+        read = read_golden(Path(golden).expanduser())
+        ids = sorted({doc for grades in read.judgments.values() for doc in grades})
+        known = eval_reads.known_documents(conn, tenant_id, ids)
+        empty = eval_reads.corpus_rows(conn, tenant_id).documents == 0
+        labels = read if empty else resolved(read, known)
+    chosen = sorted(labels.questions.values(), key=lambda text: hashlib.sha256(text.encode()).digest()) if labels else []
+    texts = dict.fromkeys(chosen[: config.queries])
+    judged = len(texts)
+    if judged < config.queries:
+        bodies = eval_reads.sampled_bodies(conn, tenant_id, probes(tenant_id, config.queries - judged))
+        texts.update(dict.fromkeys(question.text for question in sampled_questions(bodies)))
+    parts = [f"{judged} questions of golden set {labels.name}"] if labels and judged else []
+    parts += [f"{len(texts) - judged} sentences sampled from the corpus"] if len(texts) > judged else []
+    return Questions(tuple(texts), " and ".join(parts) or "nothing, the corpus is empty", labels)
+
+
+def _measured(
+    ctx: StageContext,
+    conn: Connection[TupleRow],
+    subject: BuildRow,
+    live: BuildRow | None,
+    asked: Questions,
+    began: float,
+) -> Measured:
+    tenant_id = ctx.tenant.tenant_id
+    builds = [subject] if live is None else [subject, live]
+    filled = [build for build in builds if eval_reads.covered(conn, tenant_id, build.version)[1] > 0]
+    vectors: dict[int, Asked] = {}
+    for build in builds:
+        if build.version not in vectors:
+            vectors[build.version] = _embedded(ctx, build, asked if build in filled else Questions((), "", None))
+    task = ctx.progress.task("measure", len(builds) + 1, "builds")
+    searchers = {build.build_id: opened(ctx.db, tenant_id, build) for build in builds}
+    load = {str(build.build_id): searchers[build.build_id] for build in filled if len(vectors[build.version].recall)}
+    timed: Mapping[str, Latency] = {}
+    if load:
+        questions = {str(build.build_id): vectors[build.version].recall for build in filled}
+        timed = measure_latency(load, {name: questions[name] for name in load})
+    task.advance(1)
+    truths = {build.version: None for build in builds}
+    results: dict[int, MeasuredWithValues] = {}
+    for build in builds:
+        truth = truths[build.version] or truth_of(ctx.db, tenant_id, build, vectors[build.version].recall)
+        truths[build.version] = truth
+        results[build.build_id] = measure_build(
+            ctx.db,
+            tenant_id,
+            build,
+            asked=vectors[build.version],
+            golden=asked.golden,
+            truth=truth,
+            opened=searchers[build.build_id],
+            latency=timed.get(str(build.build_id)),
+        )
+        task.advance(1)
+    task.done()
+    new, old = results[subject.build_id], results.get(live.build_id) if live else None
+    return Measured(
+        tenant_id=tenant_id,
+        created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        subject=new.build,
+        live=old.build if old else None,
+        questions=len(asked.texts),
+        question_source=asked.source,
+        golden=asked.golden.name if asked.golden else None,
+        golden_questions=dict(asked.golden.questions) if asked.golden else {},
+        golden_problems=tuple(str(problem) for problem in asked.golden.problems) if asked.golden else (),
+        golden_unknown=asked.golden.unknown if asked.golden else 0.0,
+        comparisons=_comparisons(new, old),
+        recall_comparison=_recall_comparison(new, old),
+        corpus=corpus_stats.corpus(conn, tenant_id),
+        cost=corpus_stats.cost(conn, tenant_id),
+        hashes=_hashes(ctx.tenant.eval, asked, new.corpus_hash),
+        versions=_versions(conn),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _embedded(ctx: StageContext, build: BuildRow, asked: Questions) -> Asked:
+    """The questions as vectors of the build's version; each text is embedded once."""
+    import numpy as np
+
+    texts = list(dict.fromkeys([*asked.texts, *(asked.golden.questions.values() if asked.golden else ())]))
+    if not texts:
+        return Asked(np.zeros((0, build.dims), dtype=np.float32), {})
+    vectors: Vectors = embedder_of(ctx.tenant.embedder, build).embed_queries(texts).vectors
+    place = {text: number for number, text in enumerate(texts)}
+    golden = asked.golden.questions if asked.golden else {}
+    return Asked(vectors[: len(asked.texts)], {qid: vectors[place[text]] for qid, text in golden.items()})
+
+
+def _comparisons(new: MeasuredWithValues, old: MeasuredWithValues | None) -> dict[str, Comparison]:
+    if old is None or new.build.quality is None or old.build.quality is None:
+        return {}
+    before, after = old.build.quality.per_question, new.build.quality.per_question
+    return {name: compare(list(before[name].values()), list(after[name].values())) for name in COMPARED}
+
+
+def _recall_comparison(new: MeasuredWithValues, old: MeasuredWithValues | None) -> Comparison | None:
+    if old is None or len(old.recall_10) != len(new.recall_10) or not new.recall_10:
+        return None
+    return compare(old.recall_10, new.recall_10)
+
+
+def _stored(ctx: StageContext, conn: Connection[TupleRow], measured: Measured, verdict: Verdict) -> EvalSummary:
+    """Row first, then the file: a row without a file is harmless, a file without a row would be a lie."""
+    tenant_id, build = measured.tenant_id, measured.subject
+    headline = headline_of(measured)
+    measurements = {"headline": headline, "rules": [asdict(rule) for rule in verdict.rules], **asdict(measured)}
+    eval_id = eval_runs.add_eval_run(
+        conn,
+        tenant_id,
+        build.build_id,
+        measurements=measurements,
+        verdict=verdict.verdict,
+        reasons=verdict.reasons,
+        hashes=measured.hashes,
+        run_id=ctx.run_id,
+    )
+    history = [_past(row) for row in eval_runs.headlines(conn, tenant_id, limit=TREND_RUNS)]
+    report = compose(measured, verdict, eval_id=eval_id, history=history)
+    path = kb_home() / "reports" / tenant_id / f"{eval_id}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html(report), encoding="utf-8")
+    eval_runs.set_report(conn, tenant_id, eval_id, str(path))
+    log.info("eval run %d of build %d: %s", eval_id, build.build_id, verdict.verdict)
+    words = markdown(report, html_path=str(path))
+    return EvalSummary(eval_id, build.build_id, verdict.verdict, verdict.reasons, headline, words, str(path))
+
+
+def headline_of(measured: Measured) -> dict[str, Any]:
+    """The few numbers that a list of runs shows."""
+    build, latency, quality = measured.subject, measured.subject.latency, measured.subject.quality
+    return {
+        "recall_at_10": build.recall_10.mean if build.recall_10.n else None,
+        "recall_at_20": build.recall_20.mean if build.recall_20.n else None,
+        "ndcg_at_10": quality.figures[MAIN].mean if quality else None,
+        "mrr_at_10": quality.figures["mrr@10"].mean if quality else None,
+        "p50_ms": latency.p50_ms if latency else None,
+        "p95_ms": latency.p95_ms if latency else None,
+        "p99_ms": latency.p99_ms if latency else None,
+        "queries_per_second": max(level.per_second for level in latency.throughput) if latency else None,
+        "coverage": build.coverage,
+        "contents": build.contents,
+        "bytes": build.bytes,
+        "questions": measured.questions,
+        "seconds": measured.seconds,
+    }
+
+
+def _past(row: Mapping[str, Any]) -> PastRun:
+    return PastRun(
+        eval_id=row["eval_id"],
+        build_id=row["build_id"],
+        created_at=row["created_at"],
+        verdict=row["verdict"],
+        recall_10=row.get("recall_at_10"),
+        ndcg_10=row.get("ndcg_at_10"),
+        p95_ms=row.get("p95_ms"),
+        contents=row.get("contents"),
+        bytes=row.get("bytes"),
+    )
+
+
+def _hashes(config: EvalConfig, asked: Questions, corpus: str) -> dict[str, str]:
+    """What a repetition must find equal: the corpus, the questions with their judgments, the settings."""
+
+    def of(value: object) -> str:
+        return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+    labels: Sequence[object] = [list(asked.texts), asked.golden.sha256 if asked.golden else None]
+    settings = {**config.model_dump(mode="json", exclude={"golden"}), "ef_search": EF_SEARCH, "k": K}
+    return {"corpus": corpus, "labels": of(labels), "parameters": of(settings)}
+
+
+def _versions(conn: Connection[TupleRow]) -> dict[str, str]:
+    from importlib.metadata import version
+
+    server, pgvector = eval_reads.server_versions(conn)
+    return {"kb-pipeline": version("kb-pipeline"), "PostgreSQL": server.split(" ")[0], "pgvector": pgvector}

@@ -1,0 +1,166 @@
+"""Documents in, chunks out: parse, measure, pack, and count what will be embedded."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+
+from kb_pipeline.chunking.measure import Budget, finer, measured
+from kb_pipeline.chunking.model import Chunk, TokenCounter
+from kb_pipeline.chunking.overlap import with_overlap
+from kb_pipeline.chunking.pack import Packer, Piece
+from kb_pipeline.chunking.parse import parse
+from kb_pipeline.chunking.split import FRAGMENT
+from kb_pipeline.config.schema import ChunkingConfig
+from kb_pipeline.errors import DocumentRefused
+from kb_pipeline.fingerprint import embedded_text, fingerprint
+from kb_pipeline.sources.model import SourceDocument
+
+VERSION = 1
+"""Of the rules in this folder. Raise it when they give other chunks for the same text: every document is re-chunked."""
+
+WINDOW_CHARS = 2_000_000
+"""Text of documents that share batches of token counts; also what bounds the memory of `chunk_documents`."""
+
+
+def chunker_id(counter: TokenCounter, config: ChunkingConfig) -> str:
+    """Rules, tokenizer and settings that chunks depend on: `version:tokenizer:max_tokens:overlap_tokens`."""
+    return f"{VERSION}:{counter.name}:{config.max_tokens}:{config.overlap_tokens}"
+
+
+def chunk_document(document: SourceDocument, *, counter: TokenCounter, config: ChunkingConfig) -> list[Chunk]:
+    """The document's chunks in source order; none for a text without visible characters.
+
+    Every visible character of the body is in a chunk, and `document.text[chunk.start:chunk.end] == chunk.text`.
+    Raises `DocumentRefused` for a text that its format's parser cannot take at all.
+    """
+    work = _chunks(document, config)
+    texts = next(work)
+    while True:
+        try:
+            texts = work.send(counter.count(texts))
+        except StopIteration as done:
+            return done.value
+
+
+@dataclass(slots=True)
+class _Open:
+    document: SourceDocument
+    work: Generator[list[str], list[int], list[Chunk]]
+    asked: list[str]
+    result: list[Chunk] | DocumentRefused | None = None
+
+
+def chunk_documents(
+    documents: Iterable[SourceDocument], *, counter: TokenCounter, config: ChunkingConfig
+) -> Iterator[tuple[SourceDocument, list[Chunk] | DocumentRefused]]:
+    """Each document, in order, with its chunks as `chunk_document` gives them, or why it was refused.
+
+    Several times faster than one call a document, since some `WINDOW_CHARS` of text share each batch of counts.
+    """
+    window: list[SourceDocument] = []
+    chars = 0
+    for document in documents:
+        window.append(document)
+        chars += len(document.text)
+        if chars >= WINDOW_CHARS:
+            yield from _window(window, counter, config)
+            window, chars = [], 0
+    yield from _window(window, counter, config)
+
+
+def _window(
+    documents: list[SourceDocument], counter: TokenCounter, config: ChunkingConfig
+) -> Iterator[tuple[SourceDocument, list[Chunk] | DocumentRefused]]:
+    everything = [_Open(document, _chunks(document, config), []) for document in documents]
+    going = everything
+    for one in going:
+        _advance(one, None)
+    while going := [one for one in going if one.result is None]:
+        counts = counter.count([text for one in going for text in one.asked])
+        at = 0
+        for one in going:
+            here, at = at, at + len(one.asked)
+            _advance(one, counts[here:at])
+    for one in everything:
+        assert one.result is not None
+        yield one.document, one.result
+
+
+def _advance(one: _Open, counts: list[int] | None) -> None:
+    try:
+        one.asked = next(one.work) if counts is None else one.work.send(counts)
+    except StopIteration as done:
+        one.result = done.value
+    except DocumentRefused as refused:
+        one.result = refused
+
+
+def _chunks(document: SourceDocument, config: ChunkingConfig) -> Generator[list[str], list[int], list[Chunk]]:
+    text = document.text
+    root = parse(document)
+    if root.start >= root.end:
+        return []
+    budget = Budget(config.max_tokens)
+    yield from measured(text, root, budget)
+    pieces = Packer(text, budget, config.overlap_tokens).pack(root)
+    if config.overlap_tokens:
+        pieces = yield from with_overlap(text, pieces, budget, config.overlap_tokens)
+    return (yield from _counted(text, pieces, budget))
+
+
+def _counted(text: str, pieces: list[Piece], budget: Budget) -> Generator[list[str], list[int], list[Chunk]]:
+    """The chunks with their real token counts; a piece whose estimate was too low is divided until it fits."""
+    done: dict[int, Chunk] = {}
+    todo = pieces
+    while todo:
+        drafts = [_draft(text, piece, budget) for piece in todo]
+        counts = yield [embedded_text(context, body) for _, _, _, context, body in drafts]
+        again: list[Piece] = []
+        for piece, draft, count in zip(todo, drafts, counts, strict=True):
+            start, end, path, context, body = draft
+            if count > budget.max_tokens:
+                again.extend((yield from _halved(text, piece, budget)))
+                continue
+            done[piece.blocks[0].start] = Chunk(0, start, end, body, context, path, _kind(piece), count, fingerprint(context, body))
+        todo = again
+    return [
+        Chunk(i, c.start, c.end, c.text, c.context, c.heading_path, c.kind, c.tokens, c.fingerprint)
+        for i, c in enumerate(done[at] for at in sorted(done))
+    ]
+
+
+def _draft(text: str, piece: Piece, budget: Budget) -> tuple[int, int, tuple[str, ...], str, str]:
+    blocks = piece.overlap or piece.blocks
+    path, context, _ = budget.context(blocks[0])
+    start, end = blocks[0].start, piece.blocks[-1].end
+    return start, end, path, context, text[start:end]
+
+
+def _halved(text: str, piece: Piece, budget: Budget) -> Generator[list[str], list[int], list[Piece]]:
+    if piece.overlap:
+        return [Piece(piece.blocks)]
+    blocks = piece.blocks
+    if len(blocks) == 1:
+        blocks = blocks[0].opened or finer(text, blocks[0], 0, budget.max_tokens)
+        yield from budget.learn(blocks)
+    if len(blocks) < 2:
+        raise DocumentRefused("too-long", f"one character at offset {piece.blocks[0].start} is over the token limit")
+    middle = len(blocks) // 2
+    return [Piece(blocks[:middle]), Piece(blocks[middle:])]
+
+
+def _kind(piece: Piece) -> str:
+    """The kind of all its blocks, headings aside, or `mixed`; `fragment` when a word had to be cut."""
+    kinds: set[str] = set()
+    todo = list(piece.blocks)
+    while todo:
+        block = todo.pop()
+        if block.grain == FRAGMENT:
+            return "fragment"
+        if block.kind in ("document", "section"):
+            todo.extend(block.opened or block.open())
+        else:
+            kinds.add(block.kind)
+    kinds = kinds - {"heading"} or kinds
+    return kinds.pop() if len(kinds) == 1 else "mixed" if kinds else "paragraph"

@@ -1,0 +1,27 @@
+"""`kb doctor`: is everything as it should be?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import typer
+
+from kb_pipeline.cli.options import Config, Json, Tenant, print_json
+
+
+def doctor(tenant: Tenant = None, config: Config = None, as_json: Json = False) -> None:
+    """Look for what is wrong: what, why it matters, the command that mends it. Exit code 1 when something is."""
+    from kb_pipeline.diagnose import diagnose
+    from kb_pipeline.session import chosen_tenants, open_session
+
+    session = open_session(config)
+    findings = diagnose(session, chosen_tenants(session, tenant))
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            who = f"{finding.tenant_id}: " if finding.tenant_id else ""
+            print(f"{'ok   ' if finding.ok else 'WRONG'} {finding.check:<12} {who}{finding.finding}")
+            if not finding.ok:
+                print(f"      why: {finding.why}\n      do:  {finding.fix}")
+    raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)

@@ -1,0 +1,89 @@
+"""One Dagster run in this process: the lock, the run, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from kb_pipeline.errors import KbError
+from kb_pipeline.session import CURRENT, Session, process_mark
+
+DONE, QUARANTINED = 0, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run of one tenant came to."""
+
+    tenant: str
+    run_id: str | None
+    """None: nothing was to be done, so no run was started."""
+    exit_code: int
+    message: str
+    assets: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    """Metadata of each asset that was materialized."""
+
+
+def execute(
+    session: Session,
+    tenant_id: str,
+    *,
+    job_name: str,
+    assets: tuple[str, ...],
+    op_config: Mapping[str, Mapping[str, Any]] | None = None,
+    trigger: str = "command",
+) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Materialize these assets for the tenant in this process; the run's id and each asset's metadata.
+
+    The caller holds the tenant's lock. Raises the engine's own error where a stage raised one.
+    """
+    from kb_pipeline.cli.instance import PROCESS_TAG, fail_dead_runs, open_instance
+
+    with open_instance(session) as instance:
+        import dagster as dg
+
+        from kb_pipeline.definitions import defs
+        from kb_pipeline.partitions import add_tenants
+
+        fail_dead_runs(instance)
+        add_tenants(instance, [tenant_id])
+        job = defs().resolve_job_def(job_name)
+        run_config = {
+            "ops": {name: {"config": dict(config)} for name, config in (op_config or {}).items() if name in assets},
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+        }
+        with active(session, tenant_id):
+            try:
+                result = job.execute_in_process(
+                    instance=instance,
+                    partition_key=tenant_id,
+                    asset_selection=[dg.AssetKey(name) for name in assets],
+                    run_config=run_config,
+                    tags={
+                        PROCESS_TAG: process_mark(),
+                        "kb/trigger": trigger,
+                        ".dagster/repository": "__repository__@kb_pipeline",
+                    },
+                )
+            except dg.Failure as failure:
+                cause = failure.__cause__
+                raise cause if isinstance(cause, KbError) else KbError(str(failure.description)) from None
+    return result.run_id, {
+        event.asset_key.to_user_string(): {
+            name: value.value for name, value in event.step_materialization_data.materialization.metadata.items()
+        }
+        for event in result.get_asset_materialization_events()
+        if event.asset_key is not None
+    }
+
+
+@contextmanager
+def active(session: Session, tenant_id: str) -> Iterator[None]:
+    """Make this session the one the run's resource takes: same connection facts, lock held, progress on the terminal."""
+    token = CURRENT.set(replace(session, locked=session.locked | {tenant_id}))
+    try:
+        yield
+    finally:
+        CURRENT.reset(token)

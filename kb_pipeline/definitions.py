@@ -1,0 +1,34 @@
+"""The composition root: everything Dagster knows of this project, put together in one place."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """All assets, checks, jobs, sensors and schedules of the code location `kb_pipeline`."""
+    from assets import chunks, documents, embeddings, fingerprints, hnsw_index, live_index
+    from assets.jobs import kb_rebuild, kb_run
+    from evals import checks, eval_report
+    from kb_pipeline.resources import KnowledgeBase
+    from sensors.nightly import nightly_schedule
+    from sensors.tenants import tenants_sensor
+
+    return dg.Definitions(
+        assets=[
+            documents.documents,
+            chunks.chunks,
+            fingerprints.fingerprints,
+            embeddings.embeddings,
+            hnsw_index.hnsw_index,
+            eval_report.eval_report,
+            live_index.live_index,
+        ],
+        asset_checks=[*checks.ALL],
+        jobs=[kb_run, kb_rebuild],
+        sensors=[tenants_sensor],
+        schedules=[nightly_schedule()],
+        resources={"kb": KnowledgeBase()},
+        executor=dg.in_process_executor,
+    )

@@ -1,0 +1,95 @@
+"""What `kb doctor` looks at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kb_pipeline.store.health import Finding, connections, index_faults, orphan_urls, server_versions
+from kb_pipeline.store.status import tenant_status
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+    from kb_pipeline.session import Session
+
+
+def diagnose(session: Session, tenants: list[str]) -> list[Finding]:
+    """All findings, good ones too: the server, indexes, staging, then each tenant."""
+    with session.db.connect("owner", autocommit=True) as conn:
+        faults = [fault for fault in index_faults(conn) if fault.tenant_id is None or fault.tenant_id in tenants]
+        findings = [server_versions(conn), connections(conn)]
+        findings += faults or [Finding("indexes", True, "every build has a valid index, and no index is left over")]
+        findings.append(orphan_staging(session, conn))
+        for tenant_id in tenants:
+            findings += tenant_findings(session, conn, tenant_id)
+    return findings
+
+
+def orphan_staging(session: Session, conn: Connection[Any]) -> Finding:
+    """Staged folders that no output is registered for; only where staging is a local folder."""
+    from pathlib import Path
+
+    url = session.staging().url
+    if "://" in url:
+        return Finding("staging", True, f"{url} (not looked through)")
+    known = orphan_urls(conn)
+    left = [str(folder) for folder in Path(url).glob("*/*/*") if folder.is_dir() and str(folder) not in known]
+    if not left:
+        return Finding("staging", True, f"{len(known)} outputs, none left over")
+    return Finding(
+        "staging",
+        False,
+        f"{len(left)} folders are left over from runs that did not end, such as {left[0]}",
+        "they only take space",
+        f"rm -r {left[0]}",
+    )
+
+
+def tenant_findings(session: Session, conn: Connection[Any], tenant_id: str) -> list[Finding]:
+    """Embeddings complete, something live and measured, nothing quarantined, and the plan of a real query."""
+    from kb_pipeline.store.eval_runs import newest_eval_run
+    from kb_pipeline.store.live import read_live
+
+    status = tenant_status(conn, tenant_id)
+    run = f"`kb run --tenant {tenant_id}`"
+    live = read_live(conn, tenant_id)
+    findings = [
+        Finding("embeddings", True, f"all {status.contents:,} contents have a vector", tenant_id=tenant_id)
+        if not status.missing_embeddings
+        else Finding(
+            "embeddings",
+            False,
+            f"{status.missing_embeddings:,} of {status.contents:,} contents lack a vector",
+            "searches cannot find them",
+            run,
+            tenant_id,
+        ),
+        Finding(
+            "live", True, f"build {live.build_id} ({live.method}), v{live.version} {live.model}", tenant_id=tenant_id
+        )
+        if live
+        else Finding("live", False, "nothing is live", "searches answer nothing", run, tenant_id),
+    ]
+    if status.dead_letters:
+        findings.append(
+            Finding(
+                "quarantine",
+                False,
+                f"{status.dead_letters:,} documents or texts are quarantined",
+                "they are not searchable in their present form",
+                f"`kb dead-letters list --tenant {tenant_id}`",
+                tenant_id,
+            )
+        )
+    if live and newest_eval_run(conn, tenant_id, live.build_id) is None:
+        findings.append(
+            Finding(
+                "eval",
+                False,
+                f"live build {live.build_id} was never measured",
+                "nobody knows how good its answers are",
+                f"`kb eval --tenant {tenant_id}`",
+                tenant_id,
+            )
+        )
+    return findings

@@ -1,0 +1,103 @@
+"""Whether a run of a tenant has anything to do: what `kb run` asks first, and the nightly schedule for every tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from kb_pipeline.planner.model import Action, Backfill, Build, EnsureVersion, Evaluate, Promote, sentence
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+    from kb_pipeline.session import Session
+    from kb_pipeline.stages.context import StageContext
+    from kb_pipeline.stages.documents import DocumentsSummary, Scan
+
+ASSET_OF: dict[type[Action], str] = {
+    EnsureVersion: "embeddings",
+    Backfill: "embeddings",
+    Build: "hnsw_index",
+    Evaluate: "eval_report",
+    Promote: "live_index",
+}
+"""The asset that carries out each action of a plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What there is to do for a tenant."""
+
+    documents: int
+    """Documents the source lists."""
+    source: tuple[str, ...]
+    """What changed in the source; empty when nothing did."""
+    actions: tuple[Action, ...]
+    """The plan's actions."""
+
+    def reasons(self, assets: Collection[str] | None = None) -> list[str]:
+        """One sentence for each thing that a run of these assets (None: of all) has to do; empty when it has nothing."""
+        wanted = (action for action in self.actions if assets is None or ASSET_OF[type(action)] in assets)
+        return [*self.source, *(sentence(action) for action in wanted)]
+
+
+def due(session: Session, tenant_id: str) -> Due:
+    """Compare the source with the index, and the plan with Postgres. Reads what may have changed; writes nothing, embeds nothing.
+
+    A tenant without documents is not scanned first: it has everything to do. Raises `SourceError`, `ConfigError`.
+    """
+    from kb_pipeline.index.desired import desired_state
+    from kb_pipeline.planner.plan import plan
+    from kb_pipeline.stages.context import NullProgress
+    from kb_pipeline.store.actual import actual_state
+    from kb_pipeline.store.documents import count_documents
+    from kb_pipeline.store.tenants import is_unsettled
+
+    ctx = replace(session.stage(tenant_id, "due"), progress=NullProgress())
+    desired = desired_state(ctx.tenant)
+    with session.db.connect("writer", tenant_id, autocommit=True) as conn:
+        actual = actual_state(conn, tenant_id)
+        if actual.live is None and not count_documents(conn, tenant_id):
+            return Due(0, ("nothing is indexed yet",), ())
+        actions = plan(desired, actual).actions
+        listed, changes = source_changes(ctx, conn)
+        if is_unsettled(conn, tenant_id):
+            changes = (*changes, "the last run did not end")
+    return Due(listed, changes, actions)
+
+
+def source_changes(ctx: StageContext, conn: Connection[TupleRow]) -> tuple[int, tuple[str, ...]]:
+    """How many documents the source lists, and what changed in words."""
+    from kb_pipeline.stages.documents import scan_source
+
+    summary, scan = scan_source(ctx, conn, Discard(), allow_mass_delete=True)
+    kinds = ("new", "changed", "renamed", "metadata_only", "deleted", "rechunked")
+    counts: dict[str, int] = {kind: getattr(summary, kind) for kind in kinds}
+    changed = [f"{count:,} {kind.replace('_', ' ')}" for kind, count in counts.items() if count]
+    found = [f"documents: {', '.join(changed)}"] if changed else []
+    found += _other_letters(ctx, conn, summary, scan)
+    return summary.listed, tuple(found)
+
+
+class Discard:
+    """In place of a staged output where only the counts are wanted."""
+
+    rows = 0
+
+    def write(self, batch: Any) -> None:
+        """Counted, not kept."""
+        self.rows += batch.num_rows
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def _other_letters(ctx: StageContext, conn: Connection[TupleRow], summary: DocumentsSummary, scan: Scan) -> list[str]:
+    """A sentence when the quarantine of unreadable documents would change, so that a run writes it down."""
+    from kb_pipeline.store.dead_letters import list_dead_letters
+
+    before = {(one.doc_id, one.reason) for one in list_dead_letters(conn, ctx.tenant_id) if one.stage == "documents"}
+    now = {(one.doc_id, one.reason) for one in scan.letters}
+    return [f"refused documents: {summary.refused:,}, recorded are {len(before):,}"] if before != now else []

@@ -1,0 +1,118 @@
+"""What an error of a provider means: wait, try again, look for the bad text, or give up."""
+
+from __future__ import annotations
+
+import email.utils
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from kb_pipeline.errors import ConfigError, KbError, ProviderUnavailable
+
+if TYPE_CHECKING:
+    import openai
+
+_SETTING_PARAMS = {"model", "dimensions", "encoding_format", "user"}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Kind(Enum):
+    """What to do about it."""
+
+    THROTTLED = "throttled"
+    """429: slow down; says nothing against the provider's health."""
+    DOWN = "down"
+    """No answer or 5xx: try again, and count it against the provider's health."""
+    SPOILT = "spoilt"
+    """An answer that cannot be used; it may have been billed."""
+    CONTENT = "content"
+    """The request was refused for what is in it."""
+
+
+@dataclass
+class Fault(Exception):
+    """One failed request."""
+
+    kind: Kind
+    message: str
+    retry_after_s: float | None = None
+    """What the provider asks to wait."""
+    maybe_billed: bool = False
+    """The provider may have done the work although we have no answer."""
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def understand(error: openai.OpenAIError, *, key_env: str, model: str, base_url: str) -> Fault | KbError:
+    """A `Fault` to be handled, or the error that ends the run."""
+    import openai
+
+    if isinstance(error, openai.APITimeoutError):
+        return Fault(Kind.DOWN, f"{base_url} did not answer in time", maybe_billed=True)
+    if isinstance(error, openai.APIConnectionError):
+        return Fault(Kind.DOWN, f"{base_url}: {_cause(error)}", maybe_billed=True)
+    if not isinstance(error, openai.APIStatusError):
+        return Fault(Kind.SPOILT, f"{base_url}: {error}", maybe_billed=True)
+    words = _words(error)
+    status = error.status_code
+    if status in (401, 403):
+        return ConfigError(f"{base_url} did not take the key read from {key_env} ({status}): {words}")
+    if status == 429:
+        if "insufficient_quota" in (error.code, error.type):
+            return ProviderUnavailable(f"{base_url}: the account behind {key_env} has no credit left: {words}")
+        return Fault(Kind.THROTTLED, f"429: {words}", retry_after_s=retry_after(error.response.headers))
+    if status == 404 or error.param in _SETTING_PARAMS or error.code == "model_not_found":
+        return ConfigError(f"{base_url} does not serve what [embedder] asks of it, model {model!r} ({status}): {words}")
+    if status in (400, 413, 422):
+        return Fault(Kind.CONTENT, f"{status}: {words}")
+    if status >= 500 or status in (408, 409, 425):
+        return Fault(Kind.DOWN, f"{status}: {words}", retry_after_s=retry_after(error.response.headers))
+    return ConfigError(f"{base_url} refused the request ({status}): {words}")
+
+
+def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
+    """Seconds to wait, from `retry-after-ms` or `retry-after` (seconds or an HTTP date); None when neither stands there."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        told = headers.get(name)
+        if told is None:
+            continue
+        try:
+            return max(float(told) * unit, 0.0)
+        except ValueError:
+            pass
+        try:
+            date = email.utils.parsedate_to_datetime(told)
+        except ValueError:
+            continue
+        return max(date.timestamp() - (time.time() if now is None else now), 0.0)
+    return None
+
+
+def duration_s(told: str | None) -> float | None:
+    """Seconds of a duration as `x-ratelimit-reset-*` gives it: `6m0s`, `1.5s`, `120ms`, or a bare number."""
+    if not told:
+        return None
+    parts = _DURATION.findall(told)
+    if parts:
+        return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    try:
+        return float(told)
+    except ValueError:
+        return None
+
+
+def _words(error: openai.APIStatusError) -> str:
+    body: Any = error.body
+    said = body.get("message") if isinstance(body, dict) else None  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
+    text = said if isinstance(said, str) else error.message
+    return " ".join(text.split())[:500]
+
+
+def _cause(error: BaseException) -> str:
+    inner = error.__cause__ or error
+    return f"{type(inner).__name__}: {inner}" if str(inner) else type(inner).__name__

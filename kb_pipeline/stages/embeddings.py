@@ -1,0 +1,145 @@
+"""The fourth stage: a vector for every text that lacks one, and the documents that have them all."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kb_pipeline.errors import BudgetExceeded, KbError, MissingChunks, ProviderUnavailable
+from kb_pipeline.stages.apply import ApplyReport, apply_change_set
+from kb_pipeline.stages.context import StageContext
+from kb_pipeline.stages.embedding import Embedding, Purse
+from kb_pipeline.stages.wanted import wanted_versions
+from kb_pipeline.store.contents import settle_contents, unproven_chunks
+from kb_pipeline.store.dead_letters import count_dead_letters
+from kb_pipeline.store.spend import spent
+from kb_pipeline.store.stage_outputs import StageOutput, mark_output_applied, usable
+from kb_pipeline.store.tenants import is_unsettled, mark_applied, mark_settled
+from kb_pipeline.store.versions import ensure_version, set_tenant_version
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+log = logging.getLogger(__name__)
+
+ASSET = "embeddings"
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingsSummary:
+    """What the embeddings stage did."""
+
+    version: int = 0
+    """Embedding version of the configured embedder."""
+    texts: int = 0
+    """Texts the embedder was given and answered, once for each space."""
+    backfilled: int = 0
+    """Of these: texts of documents that were indexed before."""
+    cast: int = 0
+    """Vectors made from those of another version by SQL."""
+    tokens: int = 0
+    usd: float = 0.0
+    requests: int = 0
+    retries: int = 0
+    texts_per_second: float = 0.0
+    documents_committed: int = 0
+    documents_deleted: int = 0
+    documents_waiting: int = 0
+    """Documents that kept their old form because a text of theirs has no vector."""
+    contents_added: int = 0
+    """Contents that came to be in use."""
+    contents_removed: int = 0
+    """Contents that ceased to be; they are kept for the grace period."""
+    dead_letters: int = 0
+    """In quarantine after this run, of all stages."""
+    missing: int = 0
+    """Contents in use without a vector, all of them in quarantine."""
+    seconds: float = 0.0
+
+
+def run(ctx: StageContext, *, max_cost: float | None = None) -> EmbeddingsSummary:
+    """Embed what lacks a vector in any version that should exist, then apply the change set's documents.
+
+    Each finished batch is committed at once, so a crash pays for the batches in flight only. Raises `BudgetExceeded` and
+    `ProviderUnavailable` after committing every document that is complete, `MissingChunks` when Postgres shows a content
+    without a vector that no dead letter explains, `StaleStage` when the change set does not follow from the present state.
+    """
+    started = time.perf_counter()
+    with ctx.db.connect("writer", ctx.tenant_id, autocommit=True) as conn:
+        change_set = usable(conn, ctx.tenant_id, "fingerprints", follows="chunks")
+        version = ensure_version(ctx.db, ctx.tenant_id, wanted_versions(conn, ctx.tenant_id, ctx.tenant.embedder).desired)
+        wanted = wanted_versions(conn, ctx.tenant_id, ctx.tenant.embedder)
+        purse = Purse(ctx, conn, max_cost=max_cost)
+        embedding = Embedding(ctx, conn, wanted, purse)
+        stopped: KbError | None = None
+        applied = ApplyReport()
+        try:
+            purse.require(change_set.summary.get("cost_usd", 0.0))
+            embedding.cast()
+            embedding.embed_change_set(change_set)
+        except (BudgetExceeded, ProviderUnavailable) as error:
+            stopped = error
+            log.warning("stopped: %s; documents that are complete are committed", error)
+        applied = apply_change_set(ctx, conn, change_set, wanted.required, embedding.refused, deletions=stopped is None)
+        if stopped is None:
+            _settle(conn, ctx.tenant_id, change_set, partly=applied.waiting > 0)
+            embedding.backfill()
+        else:
+            raise stopped
+        missing = _prove(conn, ctx.tenant_id, [number for space in wanted.spaces for number in space.numbers])
+        if not missing:
+            set_tenant_version(conn, ctx.tenant_id, version.version, "complete", only_from="backfilling")
+        total = spent(conn, ctx.tenant_id, run_id=ctx.run_id)
+        letters = count_dead_letters(conn, ctx.tenant_id)
+    seconds = time.perf_counter() - started
+    return EmbeddingsSummary(
+        version=version.version,
+        texts=embedding.texts,
+        backfilled=embedding.backfilled,
+        cast=embedding.cast_rows,
+        tokens=total.tokens,
+        usd=total.usd,
+        requests=total.requests,
+        retries=total.retries,
+        texts_per_second=embedding.texts / embedding.seconds if embedding.seconds else 0.0,
+        documents_committed=applied.written,
+        documents_deleted=applied.deleted,
+        documents_waiting=applied.waiting,
+        contents_added=applied.came,
+        contents_removed=applied.gone,
+        dead_letters=letters,
+        missing=missing,
+        seconds=seconds,
+    )
+
+
+def _settle(conn: Connection[TupleRow], tenant_id: str, change_set: StageOutput, *, partly: bool) -> None:
+    """The change set is in the tables: note it, and mark contents as orphans that came to no chunk.
+
+    Such contents are there when an earlier run was interrupted, or when a document waits because one of its texts was refused.
+    """
+    with conn.transaction():
+        if is_unsettled(conn, tenant_id):
+            orphans = settle_contents(conn, tenant_id)
+            if orphans:
+                log.info("%d contents belong to no chunk%s", orphans, ": a text of their document was refused" if partly else "")
+            mark_settled(conn, tenant_id)
+        mark_applied(conn, tenant_id, change_set.root_id)
+        mark_output_applied(conn, tenant_id, change_set.output_id)
+
+
+def _prove(conn: Connection[TupleRow], tenant_id: str, versions: list[int]) -> int:
+    """Contents that lack a vector, each with a dead letter. Raises `MissingChunks` for any other."""
+    quarantined = 0
+    for version in versions:
+        missing, explained, documents = unproven_chunks(conn, tenant_id, version)
+        quarantined = max(quarantined, explained)
+        if missing:
+            raise MissingChunks(
+                f"{missing} contents of tenant {tenant_id!r} have no vector of v{version} after a run that should have made them "
+                f"all (documents {', '.join(documents)}): run again, and look at `kb status` if it stays"
+            )
+    return quarantined

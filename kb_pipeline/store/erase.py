@@ -1,0 +1,82 @@
+"""Erasing for good: one document's texts, or everything of a tenant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from kb_pipeline.staging import Staging
+from kb_pipeline.store.tenants import count_contents
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What was erased."""
+
+    documents: int
+    chunks: int
+    contents: int
+
+
+def purge_document(conn: Connection[TupleRow], tenant_id: str, doc_id: str, staging: Staging) -> Erased:
+    """Erase a document at once: its rows, dead letters, contents no other document refers to (orphans of its earlier forms too),
+    and everything staged.
+
+    Hold the tenant's lock. Staged outputs go first, as a whole: they are made anew by the next run, and none of them may
+    bring the document back. While it is in the source, the next run indexes it again.
+    """
+    with conn.transaction():
+        conn.execute("DELETE FROM kb.stage_outputs WHERE tenant_id = %s", (tenant_id,))
+    staging.delete_tenant(tenant_id)
+    with conn.transaction():
+        rows = conn.execute(
+            "DELETE FROM kb.chunks WHERE tenant_id = %s AND doc_id = %s RETURNING fingerprint", (tenant_id, doc_id)
+        ).fetchall()
+        documents = conn.execute("DELETE FROM kb.documents WHERE tenant_id = %s AND doc_id = %s", (tenant_id, doc_id)).rowcount
+        conn.execute("DELETE FROM kb.dead_letters WHERE tenant_id = %s AND doc_id = %s", (tenant_id, doc_id))
+        gone = conn.execute(
+            "SELECT count(*) FROM unnest(%b::bytea[]) AS u (f) WHERE NOT EXISTS "
+            "(SELECT FROM kb.chunks p WHERE p.tenant_id = %s AND p.fingerprint = u.f)",
+            (list({row[0] for row in rows}), tenant_id),
+        ).fetchone()
+        # All that no chunk refers to: which of the orphans stood in earlier forms of this document is not known.
+        contents = conn.execute(
+            "DELETE FROM kb.contents c WHERE tenant_id = %s AND NOT EXISTS "
+            "(SELECT FROM kb.chunks p WHERE p.tenant_id = c.tenant_id AND p.fingerprint = c.fingerprint)",
+            (tenant_id,),
+        ).rowcount
+        count_contents(conn, tenant_id, came=0, gone=gone[0] if gone else 0)
+    return Erased(documents, len(rows), contents)
+
+
+def drop_tenant(conn: Connection[TupleRow], tenant_id: str, staging: Staging) -> Erased:
+    """Erase a tenant: rows of every table, dead letters, figures and staged files. `conn` is the owner's.
+
+    Hold the tenant's lock, and drop its indexes before: what they index goes here.
+    """
+    with conn.transaction():
+        deleted = {
+            table: conn.execute(f"DELETE FROM kb.{table} WHERE tenant_id = %s".encode(), (tenant_id,)).rowcount
+            for table in _TABLES
+        }
+    staging.delete_tenant(tenant_id)
+    return Erased(deleted["documents"], deleted["chunks"], deleted["contents"])
+
+
+_TABLES = (
+    "stage_outputs",
+    "trigger_attempts",
+    "dead_letters",
+    "spend",
+    "live",
+    "eval_runs",
+    "builds",
+    "tenant_versions",
+    "chunks",
+    "documents",
+    "contents",
+    "tenants",
+)
+"""In the order of their references. A migration that adds a table of a tenant's rows adds it here (a test compares)."""

@@ -1,0 +1,131 @@
+"""Fixtures: one embedded Postgres for the whole test run (all workers), a fresh migrated database for each test."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from kb_pipeline.store import cluster
+from kb_pipeline.store.database import Database, create_database, prepare
+from kb_pipeline.store.server import embedded_dsn, ensure_running, leave, stop_server
+
+SERVER_HOME = "KB_TEST_SERVER_HOME"
+"""Set by the first process of the run for the xdist workers it starts."""
+TEMPLATE = "kb_template"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Takes the settings of the person's own shell away, and makes the folder of the run's server."""
+    major = os.environ.pop("KB_TEST_PG_MAJOR", None) or os.environ.get("KB_PG_MAJOR") or "18"
+    for name in [name for name in os.environ if name.startswith("KB_") and name not in (SERVER_HOME, "KB_TEST_DATA")]:
+        del os.environ[name]
+    os.environ["KB_PG_MAJOR"] = major
+    if not hasattr(config, "workerinput"):
+        # Not under tmp_path: the server's own user could not enter it, and its path may be too long for a socket.
+        os.environ[SERVER_HOME] = tempfile.mkdtemp(prefix="kb-test-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The first process removes the server when the workers have left."""
+    if not hasattr(config, "workerinput") and (home := os.environ.pop(SERVER_HOME, None)):
+        leave(Path(home))
+        if (Path(home) / "pg").exists():
+            stop_server(Path(home), force=True)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what uses Postgres, so that `-m postgres` runs it again on the other major version."""
+    for item in items:
+        if "server_home" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.postgres)
+
+
+def pytest_report_header() -> str:
+    """Which Postgres the tests run on."""
+    return f"postgres: embedded {os.environ['KB_PG_MAJOR']}"
+
+
+@contextmanager
+def _one_worker_at_a_time(home: Path) -> Iterator[None]:
+    with (home / "template.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="session")
+def server_home() -> Path:
+    """Home of the run's embedded server, with a migrated template database in it. Tests must not stop it."""
+    home = Path(os.environ[SERVER_HOME])
+    with _one_worker_at_a_time(home):
+        pgdata = home / "pg"
+        if not pgdata.exists():
+            cluster.create(pgdata, int(os.environ["KB_PG_MAJOR"]))
+            with (pgdata / "kb.conf").open("a") as conf:  # test data may be lost with the machine
+                conf.write("fsync = off\nsynchronous_commit = off\nfull_page_writes = off\nshared_buffers = 128MB\n")
+        ensure_running(home)
+        if not (home / "template.ready").exists():
+            template = Database(embedded_dsn(home, TEMPLATE), embedded=True)
+            prepare(template)
+            (home / "template.ready").touch()
+    return home
+
+
+@pytest.fixture
+def empty_database(server_home: Path) -> Iterator[str]:
+    """DSN of a database without anything in it."""
+    name = f"t_{uuid.uuid4().hex[:16]}"
+    dsn = embedded_dsn(server_home, name)
+    create_database(dsn, "postgres")
+    yield dsn
+    _drop(server_home, name)
+
+
+@pytest.fixture
+def db(server_home: Path) -> Iterator[Database]:
+    """A fresh database with the newest schema."""
+    name = f"t_{uuid.uuid4().hex[:16]}"
+    with psycopg.connect(embedded_dsn(server_home, "postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY file_copy".encode())
+    yield Database(embedded_dsn(server_home, name))
+    _drop(server_home, name)
+
+
+def _drop(home: Path, name: str) -> None:
+    with psycopg.connect(embedded_dsn(home, "postgres"), autocommit=True) as connection:
+        for each in (name, f"{name}_dagster"):
+            connection.execute(f"DROP DATABASE IF EXISTS {each} WITH (FORCE)".encode())
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty KB_HOME of the test's own, set in the environment."""
+    folder = tmp_path / "kb"
+    folder.mkdir()
+    monkeypatch.setenv("KB_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def kb_env(home: Path, db: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """`home` and `db` as `kb` sees them: KB_HOME, and KB_DSN pointing at the test's database, so that no second server starts."""
+    monkeypatch.setenv("KB_DSN", db.dsn)
+    return db
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Folder of the larger corpora, from KB_TEST_DATA; tests that need it are skipped without it."""
+    value = os.environ.get("KB_TEST_DATA")
+    if not value or not Path(value).is_dir():
+        pytest.skip("KB_TEST_DATA names no folder of test corpora")
+    return Path(value)
