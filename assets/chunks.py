@@ -8,9 +8,9 @@ from kb_pipeline.resources import KnowledgeBase, plain_failures
 from kb_pipeline.stages import chunks as stage
 
 
-@dg.asset(partitions_def=TENANTS, group_name="reading", kinds={"python", "parquet"}, deps=["documents"])
+@dg.asset(partitions_def=TENANTS, group_name="knowledge_base", kinds={"python", "parquet"}, deps=["documents"])
 def chunks(context: dg.AssetExecutionContext, kb: KnowledgeBase) -> dg.MaterializeResult[None]:
-    """The changed documents, parsed and cut at headings, paragraphs, functions and elements, sized in the embedder's tokens.
+    """The changed documents, cut at headings, paragraphs, functions and elements, sized in the embedder's tokens.
     The same document and settings always give the same chunks; each knows its place in the source."""
     with plain_failures():
         summary = stage.run(kb.stage(context))

@@ -15,7 +15,7 @@ class DocumentsConfig(dg.Config):
     """Go on although the source lists far fewer documents than are indexed (`[sources] max_delete_fraction`)."""
 
 
-@dg.asset(partitions_def=TENANTS, group_name="reading", kinds={"python", "parquet"})
+@dg.asset(partitions_def=TENANTS, group_name="knowledge_base", kinds={"python", "parquet"})
 def documents(
     context: dg.AssetExecutionContext, kb: KnowledgeBase, config: DocumentsConfig
 ) -> dg.MaterializeResult[None]:

@@ -15,12 +15,12 @@ class EmbeddingsConfig(dg.Config):
     """Stop before this many US dollars are spent in this run; what was done is kept."""
 
 
-@dg.asset(partitions_def=TENANTS, group_name="indexing", kinds={"postgres", "pgvector"}, deps=["fingerprints"])
+@dg.asset(partitions_def=TENANTS, group_name="knowledge_base", kinds={"postgres", "pgvector"}, deps=["fingerprints"])
 def embeddings(
     context: dg.AssetExecutionContext, kb: KnowledgeBase, config: EmbeddingsConfig
 ) -> dg.MaterializeResult[None]:
-    """A vector for every content that lacks one; each finished batch is kept at once, so a crash pays for no text twice.
-    A document is replaced in one transaction when all its contents have vectors; until then its old form stays searchable."""
+    """A vector for every content that lacks one; each finished batch is kept at once, so no text is paid for twice.
+    A document is replaced when all its contents have vectors; until then its old form stays searchable."""
     with plain_failures():
         summary = stage.run(kb.stage(context), max_cost=config.max_cost)
     return dg.MaterializeResult(metadata=shown(summary))

@@ -8,7 +8,7 @@ from kb_pipeline.resources import KnowledgeBase, plain_failures
 from kb_pipeline.stages import fingerprints as stage
 
 
-@dg.asset(partitions_def=TENANTS, group_name="reading", kinds={"parquet", "postgres"}, deps=["chunks"])
+@dg.asset(partitions_def=TENANTS, group_name="knowledge_base", kinds={"parquet", "postgres"}, deps=["chunks"])
 def fingerprints(context: dg.AssetExecutionContext, kb: KnowledgeBase) -> dg.MaterializeResult[None]:
     """The change set: chunks that are new, reused, moved or removed, told by the SHA-256 of what is embedded.
     Shows the tokens and dollars that `embeddings` is going to spend, before any are spent."""

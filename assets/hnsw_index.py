@@ -19,13 +19,13 @@ class IndexConfig(dg.Config):
 
 @dg.asset(
     partitions_def=TENANTS,
-    group_name="indexing",
+    group_name="knowledge_base",
     kinds={"postgres", "pgvector"},
     deps=["embeddings"],
     pool=INDEX_POOL,
 )
 def hnsw_index(context: dg.AssetExecutionContext, kb: KnowledgeBase, config: IndexConfig) -> dg.MaterializeResult[None]:
-    """A candidate build in the free slot when the plan asks for one; a small tenant is scanned exactly and needs no index.
+    """A candidate build in the free slot when the plan asks for one; a small tenant is scanned exactly instead.
     Searches go on against the live build and never see the candidate before it was measured and promoted."""
     with plain_failures():
         summary = stage.run(kb.stage(context), rebuild=config.rebuild)

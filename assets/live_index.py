@@ -8,7 +8,7 @@ from kb_pipeline.resources import KnowledgeBase, plain_failures
 from kb_pipeline.stages import live_index as stage
 
 
-@dg.asset(partitions_def=TENANTS, group_name="serving", kinds={"postgres", "pgvector"}, deps=["eval_report"])
+@dg.asset(partitions_def=TENANTS, group_name="knowledge_base", kinds={"postgres", "pgvector"}, deps=["eval_report"])
 def live_index(context: dg.AssetExecutionContext, kb: KnowledgeBase) -> dg.MaterializeResult[None]:
     """Promotes the measured candidate, in one transaction, if its stored verdict and the review mode allow it.
     Shows what is live, since when and by whom; `kb rollback` goes back to the build before."""

@@ -1,6 +1,6 @@
 """Asset checks: what must hold in Postgres after an asset was materialized, asked anew and not taken from the run.
 
-A check has one status for all partitions: in a run of one tenant it looks at that tenant, executed by itself at all of them.
+A check has one status for all partitions: in a tenant's run it looks at that tenant, executed by itself at all.
 """
 
 import dagster as dg

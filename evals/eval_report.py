@@ -16,7 +16,7 @@ class EvalConfig(dg.Config):
     """Folder of a golden set in BEIR layout; by default what `[eval] golden` says."""
 
 
-@dg.asset(partitions_def=TENANTS, group_name="serving", kinds={"python", "postgres"}, deps=["hnsw_index"])
+@dg.asset(partitions_def=TENANTS, group_name="knowledge_base", kinds={"python", "postgres"}, deps=["hnsw_index"])
 def eval_report(context: dg.AssetExecutionContext, kb: KnowledgeBase, config: EvalConfig) -> dg.MaterializeResult[None]:
     """Measures the candidate beside the live build: recall against the exact answer, quality, latency, coverage.
     The verdict is stored in Postgres, where `live_index` reads it again; nothing goes live unmeasured."""

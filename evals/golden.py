@@ -70,7 +70,9 @@ def read_golden(folder: str | Path) -> GoldenSet:
     judged = {qid: text for qid, text in questions.items() if qid in judgments}
     problems = [
         *_problem("duplicate-judgment", doubled, "judgments that stand twice with the same grade"),
-        *_problem("unjudged", [qid for qid in questions if qid not in judgments], "questions without a judgment, left out"),
+        *_problem(
+            "unjudged", [qid for qid in questions if qid not in judgments], "questions without a judgment, left out"
+        ),
         *_problem("same-text", _repeated(judged), "questions with the same text"),
     ]
     ordered = {qid: judgments[qid] for qid in judged}
@@ -80,8 +82,8 @@ def read_golden(folder: str | Path) -> GoldenSet:
 def resolved(golden: GoldenSet, known: Mapping[str, str]) -> GoldenSet:
     """The set with document ids in place of uris. `known`: id or uri -> document id, for what the tenant has.
 
-    A judgment of an unknown document stays: nothing can answer it, so the figures show the loss. `ConfigError` when not a
-    single relevant document is known, because then it is another corpus's set.
+    A judgment of an unknown document stays: nothing can answer it, so the figures show the loss. `ConfigError` when
+    not a single relevant document is known, because then it is another corpus's set.
     """
     judgments = {
         qid: {known.get(doc, doc): grade for doc, grade in sorted(grades.items(), key=lambda pair: pair[1])}
@@ -95,7 +97,10 @@ def resolved(golden: GoldenSet, known: Mapping[str, str]) -> GoldenSet:
             f"golden set {golden.name} fits no document of this tenant: its {len(unknown)} ids "
             f"(for example {', '.join(unknown[:3])}) are neither document ids nor uris here"
         )
-    problems = (*golden.problems, *_problem("unknown-document", unknown, "judged documents that the tenant does not have"))
+    problems = (
+        *golden.problems,
+        *_problem("unknown-document", unknown, "judged documents that the tenant does not have"),
+    )
     return GoldenSet(
         golden.name, golden.questions, judgments, golden.sha256, problems, len(lost) / len(relevant), golden.notes
     )

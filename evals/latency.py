@@ -1,4 +1,4 @@
-"""Latency and throughput through the serving path, several builds in turn, so that a busy machine is busy for all of them."""
+"""Latency and throughput through the serving path, builds in turn, so that a busy machine is busy for all of them."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def measure_latency(
 ) -> dict[str, Latency]:
     """Latency of each build with the default profile under the same offered load: half of what the slowest can take.
 
-    Open loop: queries are due at random moments fixed beforehand (Poisson), and their latency counts from that moment, so a
-    stall is felt by every query that it held up (no coordinated omission, Tene 2015). `questions` are vectors for each build,
-    since builds may be of different models. `seconds` is per build, over all rounds.
+    Open loop: queries are due at random moments fixed beforehand (Poisson), and their latency counts from that moment,
+    so a stall is felt by every query that it held up (no coordinated omission, Tene 2015). `questions` are vectors for
+    each build, since builds may be of different models. `seconds` is per build, over all rounds.
     """
     with ExitStack() as stack:
         pools = {name: [stack.enter_context(opened()) for _ in range(workers)] for name, opened in builds.items()}
@@ -45,7 +45,10 @@ def measure_latency(
                 for question in questions[name][: WARM_UP // workers + 1]:
                     searcher(question, k, None)
         throughput = {
-            name: tuple(Throughput(callers, _closed_loop(pool[:callers], questions[name], k, throughput_s)) for callers in CALLERS)
+            name: tuple(
+                Throughput(callers, _closed_loop(pool[:callers], questions[name], k, throughput_s))
+                for callers in CALLERS
+            )
             for name, pool in pools.items()
         }
         slowest = min(max(level.per_second for level in levels) for levels in throughput.values())

@@ -17,6 +17,7 @@ from evals.searchers import OpenSearcher, Searcher
 from evals.serving import default_ef_search
 from evals.statistics import bootstrap
 from evals.sweep import EF_SEARCH, K, Swept, sweep
+from kb_pipeline.config.schema import IndexConfig
 from kb_pipeline.embed.protocol import Vectors
 from kb_pipeline.store import eval_reads
 from kb_pipeline.store.database import Database
@@ -65,6 +66,7 @@ def measure_build(
     truth: Truth,
     opened: OpenSearcher,
     latency: Latency | None,
+    index: IndexConfig,
 ) -> MeasuredWithValues:
     """Everything about one build but its latency under load, which is measured for all builds in turn."""
     with ExitStack() as stack:
@@ -80,7 +82,7 @@ def measure_build(
             searcher,
             truth,
             asked.recall,
-            default=default_ef_search(build.params, 10) if indexed else None,
+            default=default_ef_search(build.params, index, 10) if indexed else None,
             widths=EF_SEARCH if indexed else (),
             vectors_of=of_version,
         )

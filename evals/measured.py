@@ -1,4 +1,4 @@
-"""What an eval run measures of one build, as plain numbers. Everything here goes to `eval_runs.measurements` as JSON."""
+"""What an eval run measures, as plain numbers. Everything here goes to `eval_runs.measurements` as JSON."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Retrieval metrics with one value per question. They equal `ir_measures` (trec_eval's definitions) to 1e-9; the tests prove it.
+"""Retrieval metrics with one value per question, equal to those of `ir_measures` (trec_eval's definitions) to 1e-9.
 
-A question that got no answer counts as zero. A judgment of 0 or less is "not relevant". Gains are linear, as in trec_eval.
+A question that got no answer counts as zero. A judgment of 0 or less is "not relevant". Gains are linear.
 """
 
 from __future__ import annotations
@@ -63,6 +63,19 @@ METRICS: Mapping[str, tuple[Metric, int]] = {
     "hit@3": (hit, 3),
     "map@100": (average_precision, 100),
 }
+
+
+LABELS: Mapping[str, str] = {
+    "ndcg@10": "nDCG@10",
+    "mrr@10": "MRR@10",
+    "recall@10": "Recall@10",
+    "recall@20": "Recall@20",
+    "recall@100": "Recall@100",
+    "hit@1": "Hit@1",
+    "hit@3": "Hit@3",
+    "map@100": "MAP@100",
+}
+"""How people write them."""
 
 
 def score(judgments: Judgments, run: Run, *, metrics: Sequence[str] = tuple(METRICS)) -> dict[str, dict[str, float]]:

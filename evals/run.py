@@ -17,6 +17,7 @@ from psycopg.rows import TupleRow
 
 from evals import corpus_stats
 from evals.golden import GoldenSet, read_golden, resolved
+from evals.ground_truth import Truth
 from evals.latency import measure_latency
 from evals.measure import Asked, MeasuredWithValues, measure_build, truth_of
 from evals.measured import Latency, Measured, PastRun
@@ -52,7 +53,7 @@ class EvalSummary:
     verdict: str
     reasons: list[str]
     headline: dict[str, Any]
-    """recall_at_10, recall_at_20, ndcg_at_10, mrr_at_10, p50_ms, p95_ms, p99_ms, coverage, contents, bytes; None where not measured."""
+    """What `headline_of` gives; None where something was not measured."""
     markdown: str
     html_path: str
 
@@ -67,11 +68,11 @@ class Questions:
 
 
 def evaluate(ctx: StageContext, *, build_id: int | None = None, golden: str | None = None) -> EvalSummary:
-    """Measures the newest candidate beside the live build (or `build_id`, or the live build alone) and stores the verdict.
+    """Measures the newest candidate beside the live build (or `build_id`, or the live build alone); stores the verdict.
 
-    Nothing is stored when something could not be measured (embedder down, unusable golden set): a build without a verdict is
-    not promoted. Raises `NotLive` when there is no build, `ConfigError` for an unknown build or golden set, and what the
-    embedder raises.
+    Nothing is stored when something could not be measured (embedder down, unusable golden set): a build without a
+    verdict is not promoted. Raises `NotLive` when there is no build, `ConfigError` for an unknown build or golden set,
+    and what the embedder raises.
     """
     began = time.perf_counter()
     tenant_id, config = ctx.tenant.tenant_id, ctx.tenant.eval
@@ -94,7 +95,9 @@ def chosen_builds(conn: Connection[TupleRow], tenant_id: str, build_id: int | No
         subject = eval_reads.build_row(conn, tenant_id, build_id)
         if subject is None or subject.state not in ("candidate", "live", "previous"):
             state = "does not exist" if subject is None else f"is {subject.state}"
-            raise ConfigError(f"build {build_id} of tenant {tenant_id} {state}: only a candidate, live or previous one is measured")
+            raise ConfigError(
+                f"build {build_id} of tenant {tenant_id} {state}: only a candidate, live or previous one is measured"
+            )
     return subject, None if live is None or live.build_id == subject.build_id else live
 
 
@@ -107,7 +110,9 @@ def questions_of(conn: Connection[TupleRow], tenant_id: str, config: EvalConfig,
         known = eval_reads.known_documents(conn, tenant_id, ids)
         empty = eval_reads.corpus_rows(conn, tenant_id).documents == 0
         labels = read if empty else resolved(read, known)
-    chosen = sorted(labels.questions.values(), key=lambda text: hashlib.sha256(text.encode()).digest()) if labels else []
+    chosen = (
+        sorted(labels.questions.values(), key=lambda text: hashlib.sha256(text.encode()).digest()) if labels else []
+    )
     texts = dict.fromkeys(chosen[: config.queries])
     judged = len(texts)
     if judged < config.queries:
@@ -134,17 +139,17 @@ def _measured(
         if build.version not in vectors:
             vectors[build.version] = _embedded(ctx, build, asked if build in filled else Questions((), "", None))
     task = ctx.progress.task("measure", len(builds) + 1, "builds")
-    searchers = {build.build_id: opened(ctx.db, tenant_id, build) for build in builds}
+    searchers = {build.build_id: opened(ctx.db, tenant_id, build, ctx.tenant.index) for build in builds}
     load = {str(build.build_id): searchers[build.build_id] for build in filled if len(vectors[build.version].recall)}
     timed: Mapping[str, Latency] = {}
     if load:
         questions = {str(build.build_id): vectors[build.version].recall for build in filled}
         timed = measure_latency(load, {name: questions[name] for name in load})
     task.advance(1)
-    truths = {build.version: None for build in builds}
+    truths: dict[int, Truth] = {}
     results: dict[int, MeasuredWithValues] = {}
     for build in builds:
-        truth = truths[build.version] or truth_of(ctx.db, tenant_id, build, vectors[build.version].recall)
+        truth = truths.get(build.version) or truth_of(ctx.db, tenant_id, build, vectors[build.version].recall)
         truths[build.version] = truth
         results[build.build_id] = measure_build(
             ctx.db,
@@ -155,6 +160,7 @@ def _measured(
             truth=truth,
             opened=searchers[build.build_id],
             latency=timed.get(str(build.build_id)),
+            index=ctx.tenant.index,
         )
         task.advance(1)
     task.done()
@@ -189,7 +195,7 @@ def _embedded(ctx: StageContext, build: BuildRow, asked: Questions) -> Asked:
         return Asked(np.zeros((0, build.dims), dtype=np.float32), {})
     vectors: Vectors = embedder_of(ctx.tenant.embedder, build).embed_queries(texts).vectors
     place = {text: number for number, text in enumerate(texts)}
-    golden = asked.golden.questions if asked.golden else {}
+    golden: Mapping[str, str] = asked.golden.questions if asked.golden else {}
     return Asked(vectors[: len(asked.texts)], {qid: vectors[place[text]] for qid, text in golden.items()})
 
 

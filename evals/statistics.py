@@ -72,8 +72,8 @@ def bootstrap(values: Sequence[float] | npt.NDArray[np.float64], *, level: float
 def compare(old: Sequence[float], new: Sequence[float]) -> Comparison:
     """Compares two builds question by question. The sequences are aligned; `ValueError` when their lengths differ.
 
-    The test flips the sign of each difference at random (Fisher 1935; Smucker, Allan and Carterette 2007 recommend it for
-    retrieval). It assumes nothing about the distribution, and its false alarms stay at 5 %.
+    The test flips the sign of each difference at random (Fisher 1935; Smucker, Allan and Carterette 2007 recommend it
+    for retrieval). It assumes nothing about the distribution, and its false alarms stay at 5 %.
     """
     before, after = np.asarray(old, dtype=np.float64), np.asarray(new, dtype=np.float64)
     if before.shape != after.shape:
@@ -95,7 +95,7 @@ def compare(old: Sequence[float], new: Sequence[float]) -> Comparison:
 
 
 def questions_needed(difference: float, spread: float, *, power: float = 0.8, level: float = 0.95) -> int:
-    """Questions that a paired test needs to see `difference` when single differences have standard deviation `spread`."""
+    """Questions a paired test needs to see `difference` when single differences have standard deviation `spread`."""
     normal = NormalDist()
     z = normal.inv_cdf((1 + level) / 2) + normal.inv_cdf(power)
     return max(2, math.ceil((z * spread / difference) ** 2))

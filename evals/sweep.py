@@ -37,10 +37,10 @@ def sweep(
     widths: Sequence[int],
     vectors_of: Callable[[Sequence[bytes]], Mapping[bytes, Vectors]],
 ) -> list[Swept]:
-    """The default profile first, served as requests are (`default` is its width, for the table), then one point per width.
+    """The default profile first, served as requests are (`default` is its width, for show), then one point per width.
 
-    10 and 20 results are asked for apart, because asking for more lets a search look further. One query at a time on one
-    connection.
+    10 and 20 results are asked for apart, because asking for more lets a search look further. One query at a time on
+    one connection.
     """
     points: list[Swept] = []
     for wanted, shown in ((None, default), *((width, width) for width in widths)):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evals.measured import BuildMeasured, Measured
-from evals.metrics import MAIN
+from evals.metrics import LABELS, MAIN
 from kb_pipeline.config.schema import EvalConfig
 
 Status = Literal["pass", "fail", "warn", "skipped"]
@@ -71,7 +71,7 @@ def coverage_rule(build: BuildMeasured, floor: float) -> Rule:
     words = f"{build.vectors:,} of {build.contents:,} contents have a vector"
     if build.coverage >= floor:
         return Rule("coverage", "pass", words, build.coverage, floor, "share")
-    return Rule("coverage", "fail", f"{words}: {missing:,} are missing, at least {floor:.2%} must have one",
+    return Rule("coverage", "fail", f"{words}: {missing:,} are missing, at least {floor * 100:.4g} % must have one",
                 build.coverage, floor, "share")  # fmt: skip
 
 
@@ -88,7 +88,9 @@ def golden_rule(measured: Measured) -> Rule:
     """The golden set is about this corpus."""
     if measured.golden is None:
         return Rule("golden set", "skipped", "no golden set is configured, so retrieval quality was not measured")
-    words = f"{measured.golden_unknown:.1%} of the golden set's answers are documents that the tenant does not have"
+    words = (
+        f"{measured.golden_unknown * 100:.2g} % of the golden set's answers are documents that the tenant does not have"
+    )
     status: Status = "fail" if measured.golden_unknown > MAX_UNKNOWN else "warn" if measured.golden_unknown else "pass"
     if status == "pass":
         words = "every answer of the golden set is a document of the tenant"
@@ -100,19 +102,28 @@ def quality_rule(measured: Measured, tolerance: float) -> Rule:
     comparison = measured.comparisons.get(MAIN)
     if comparison is None:
         why = "there is no golden set" if measured.golden is None else "no live build to compare with"
-        return Rule("quality", "skipped", f"quality was not compared: {why}", None, -tolerance, MAIN)
+        return Rule("quality", "skipped", f"quality was not compared: {why}", None, -tolerance, LABELS[MAIN])
     change = comparison.difference
     told = (
-        f"{MAIN} changed by {change.mean:+.4f} against the live build "
+        f"{LABELS[MAIN]} changed by {change.mean:+.4f} against the live build "
         f"(95 % interval {change.low:+.4f} to {change.high:+.4f}, p = {comparison.p:.3g}, {change.n} questions)"
     )
     if change.mean >= -tolerance:
-        return Rule("quality", "pass", f"{told}; a loss of {tolerance:g} is tolerated", change.mean, -tolerance, MAIN)
+        return Rule(
+            "quality", "pass", f"{told}; a loss of {tolerance:g} is tolerated", change.mean, -tolerance, LABELS[MAIN]
+        )
     if comparison.detected:
-        return Rule("quality", "fail", f"{told}: worse than the tolerance of {tolerance:g}", change.mean, -tolerance, MAIN)
+        return Rule(
+            "quality",
+            "fail",
+            f"{told}: worse than the tolerance of {tolerance:g}",
+            change.mean,
+            -tolerance,
+            LABELS[MAIN],
+        )
     needed = f", {comparison.questions_needed} questions would show it" if comparison.questions_needed else ""
     return Rule("quality", "warn", f"{told}: more than the tolerance of {tolerance:g}, but it may be chance{needed}",
-                change.mean, -tolerance, MAIN)  # fmt: skip
+                change.mean, -tolerance, LABELS[MAIN])  # fmt: skip
 
 
 def latency_rule(build: BuildMeasured, live: BuildMeasured | None, tolerance: float) -> Rule:

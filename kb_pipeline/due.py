@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from kb_pipeline.planner.model import Action, Backfill, Build, EnsureVersion, Evaluate, Promote, sentence
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kb_pipeline.session import Session
     from kb_pipeline.stages.context import StageContext
     from kb_pipeline.stages.documents import DocumentsSummary, Scan
+    from kb_pipeline.staging import OutputWriter
 
 ASSET_OF: dict[type[Action], str] = {
     EnsureVersion: "embeddings",
@@ -38,15 +39,16 @@ class Due:
     """The plan's actions."""
 
     def reasons(self, assets: Collection[str] | None = None) -> list[str]:
-        """One sentence for each thing that a run of these assets (None: of all) has to do; empty when it has nothing."""
+        """One sentence for each thing that these assets (None: all) have to do; empty when they have nothing."""
         wanted = (action for action in self.actions if assets is None or ASSET_OF[type(action)] in assets)
         return [*self.source, *(sentence(action) for action in wanted)]
 
 
 def due(session: Session, tenant_id: str) -> Due:
-    """Compare the source with the index, and the plan with Postgres. Reads what may have changed; writes nothing, embeds nothing.
+    """Compare the source with the index, and the plan with Postgres. Writes nothing, embeds nothing.
 
-    A tenant without documents is not scanned first: it has everything to do. Raises `SourceError`, `ConfigError`.
+    Reads documents whose state may have changed. A tenant that never ran is not scanned: it has everything to do.
+    Raises `SourceError`, `ConfigError`.
     """
     from kb_pipeline.index.desired import desired_state
     from kb_pipeline.planner.plan import plan
@@ -68,11 +70,50 @@ def due(session: Session, tenant_id: str) -> Due:
     return Due(listed, changes, actions)
 
 
+def preview(session: Session, tenant_id: str) -> dict[str, Any]:
+    """What a run would do and cost, as `kb plan --json` shows it. Chunks what changed; embeds and writes nothing."""
+    from kb_pipeline.index.desired import desired_state
+    from kb_pipeline.planner.plan import plan
+    from kb_pipeline.stages.preview import scan_preview
+    from kb_pipeline.store.actual import actual_state
+
+    ctx = session.stage(tenant_id, "plan")
+    found = scan_preview(ctx)
+    with session.db.connect("writer", tenant_id, autocommit=True) as conn:
+        actual = actual_state(conn, tenant_id)
+    change = found.change_set
+    came, gone = change.texts_to_embed - change.backfill_texts, change.contents_removed
+    after = replace(
+        actual,
+        contents=actual.contents + came - gone,
+        inserted_total=actual.inserted_total + came,
+        deleted_total=actual.deleted_total + gone,
+    )
+    wanted = plan(desired_state(ctx.tenant), after)
+    kinds = ("new", "changed", "renamed", "metadata_only", "deleted", "unchanged", "refused")
+    documents = {kind: getattr(found.documents, kind) for kind in kinds}
+    documents["refused"] += found.chunks.refused
+    return {
+        "documents": documents,
+        "chunks": {
+            "new": change.chunks_new,
+            "reused": change.chunks_reused,
+            "moved": change.chunks_moved,
+            "removed": change.chunks_removed,
+        },
+        "texts_to_embed": change.texts_to_embed,
+        "tokens_to_embed": change.tokens_to_embed,
+        "cost_usd": change.cost_usd if change.price_known else None,
+        "rebuild": wanted.rebuild is not None,
+        "reasons": ([found.mass_deletion] if found.mass_deletion else []) + wanted.reasons,
+    }
+
+
 def source_changes(ctx: StageContext, conn: Connection[TupleRow]) -> tuple[int, tuple[str, ...]]:
     """How many documents the source lists, and what changed in words."""
     from kb_pipeline.stages.documents import scan_source
 
-    summary, scan = scan_source(ctx, conn, Discard(), allow_mass_delete=True)
+    summary, scan = scan_source(ctx, conn, cast("OutputWriter", Discard()), allow_mass_delete=True)
     kinds = ("new", "changed", "renamed", "metadata_only", "deleted", "rechunked")
     counts: dict[str, int] = {kind: getattr(summary, kind) for kind in kinds}
     changed = [f"{count:,} {kind.replace('_', ' ')}" for kind, count in counts.items() if count]

@@ -15,12 +15,16 @@ class LogProgress:
     """Writes a line for each task every ten seconds, and one at its end when it took that long."""
 
     def __init__(self, say: Callable[[str], None] | None = None, *, every_s: float = EVERY_S) -> None:
-        self._say = say or (lambda line: log.info("%s", line))
+        self._say = say or _log
         self._every_s = every_s
 
     def task(self, name: str, total: int | None, unit: str) -> LogTask:
         """A task that advances towards `total` units (None: not known)."""
         return LogTask(name, total, unit, self._say, self._every_s)
+
+
+def _log(line: str) -> None:
+    log.info("%s", line)
 
 
 class LogTask:

@@ -1,4 +1,4 @@
-"""The partitions of every asset: one per tenant, kept in step with the configuration by the `tenants` sensor and `kb`."""
+"""The partitions of every asset: one per tenant, kept in step with kb.toml by the `tenants` sensor and `kb`."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
 import dagster as dg
@@ -17,14 +17,14 @@ PARTITION_TAG = "dagster/partition"
 
 
 class KnowledgeBase(dg.ConfigurableResource):  # pyright: ignore[reportMissingTypeArgument]
-    """The knowledge base as the configuration describes it. One run of a tenant at a time: the others wait for the lock."""
+    """The knowledge base as the configuration describes it. One run of a tenant at a time: others wait for the lock."""
 
     _session: Session = PrivateAttr()
 
     @contextmanager
-    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[KnowledgeBase]:
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[KnowledgeBase]:
         """Open the database and take the tenant's lock, unless `kb run` holds it already."""
-        tenant_id = (context.run.tags if context.run else {}).get(PARTITION_TAG)
+        tenant_id = context.run.tags.get(PARTITION_TAG) if context.run else None
         with ExitStack() as stack:
             self._session = current_session()
             if tenant_id is not None and tenant_id not in self._session.locked:
@@ -47,7 +47,7 @@ def tenant_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext)
 
 
 @contextmanager
-def plain_failures() -> Iterator[None]:
+def plain_failures() -> Generator[None]:
     """An engine error as a Dagster failure with its one message, so that people read that and not a traceback."""
     try:
         yield

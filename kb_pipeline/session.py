@@ -106,7 +106,10 @@ def with_source(session: Session, tenant_id: str, source: str, *, remember: bool
     from kb_pipeline.config.load import located
     from kb_pipeline.store.tenants import remember_tenant
 
-    own = {**session.settings.tenants.get(checked_tenant_id(tenant_id), {}), "source": located(source, Path.cwd())}
+    own: dict[str, object] = {
+        **session.settings.tenants.get(checked_tenant_id(tenant_id), {}),
+        "source": located(source, Path.cwd()),
+    }
     settings = with_tenant(session.settings, tenant_id, own)
     if remember and tenant_id not in session.settings.tenants:
         with session.db.connect("owner") as conn:
@@ -128,7 +131,7 @@ def chosen_tenants(session: Session, asked: str | None) -> list[str]:
 
 
 def tenant_for(session: Session, asked: str | None) -> str:
-    """The tenant that a source given on the command line is for: the one asked for, else the file's only one, else `default`."""
+    """The tenant of a source given on the command line: the one asked for, else the file's only one, else `default`."""
     if asked is not None:
         return checked_tenant_id(asked)
     listed = list(session.settings.tenants)

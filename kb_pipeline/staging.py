@@ -56,6 +56,7 @@ class Staging:
 
     def read(self, url: str) -> Iterator[pa.RecordBatch]:
         """The output's batches as they were written, one in memory at a time. Raises `StaleStage` when it is gone."""
+        import pyarrow as pa
         import pyarrow.fs as pafs
         import pyarrow.parquet as pq
 
@@ -68,6 +69,7 @@ class Staging:
             with fs.open_input_file(part) as file, pq.ParquetFile(file) as parquet:
                 for group in range(parquet.num_row_groups):
                     yield from parquet.read_row_group(group, use_threads=False).combine_chunks().to_batches()
+                    pa.default_memory_pool().release_unused()
 
     def delete(self, url: str) -> None:
         """Remove an output's folder; nothing when there is none."""

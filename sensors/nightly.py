@@ -12,7 +12,7 @@ from kb_pipeline.partitions import add_tenants
 
 
 def nightly_schedule() -> dg.ScheduleDefinition:
-    """The schedule at the time `[schedule] nightly` names; the default time when the configuration is broken just now."""
+    """The schedule at the time `[schedule] nightly` names; at the default one while the configuration is broken."""
     try:
         when = load().settings.schedule
     except ConfigError:

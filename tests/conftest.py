@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def pytest_report_header() -> str:
 
 
 @contextmanager
-def _one_worker_at_a_time(home: Path) -> Iterator[None]:
+def _one_worker_at_a_time(home: Path) -> Generator[None]:
     with (home / "template.lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -81,7 +81,7 @@ def server_home() -> Path:
 
 
 @pytest.fixture
-def empty_database(server_home: Path) -> Iterator[str]:
+def empty_database(server_home: Path) -> Generator[str]:
     """DSN of a database without anything in it."""
     name = f"t_{uuid.uuid4().hex[:16]}"
     dsn = embedded_dsn(server_home, name)
@@ -91,7 +91,7 @@ def empty_database(server_home: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def db(server_home: Path) -> Iterator[Database]:
+def db(server_home: Path) -> Generator[Database]:
     """A fresh database with the newest schema."""
     name = f"t_{uuid.uuid4().hex[:16]}"
     with psycopg.connect(embedded_dsn(server_home, "postgres"), autocommit=True) as connection:
@@ -117,7 +117,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def kb_env(home: Path, db: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
-    """`home` and `db` as `kb` sees them: KB_HOME, and KB_DSN pointing at the test's database, so that no second server starts."""
+    """`home` and `db` as `kb` sees them, KB_HOME and KB_DSN: no second server starts."""
     monkeypatch.setenv("KB_DSN", db.dsn)
     return db
 

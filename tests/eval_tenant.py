@@ -1,4 +1,4 @@
-"""A tenant made by hand for the eval tests: documents, chunks, contents with real vectors, builds. No source, no chunker."""
+"""A tenant made by hand for the eval tests: documents, chunks, contents with real vectors, builds."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-
 from kb_pipeline.config.schema import Settings
 from kb_pipeline.embed.protocol import Embedder, EmbedderSpec
 from kb_pipeline.embed.registry import make_embedder
 from kb_pipeline.fingerprint import fingerprint
 from kb_pipeline.planner.model import IndexParams
-from kb_pipeline.staging import Staging
 from kb_pipeline.stages.context import NullProgress, StageContext
+from kb_pipeline.staging import Staging
 from kb_pipeline.store.builds import add_build, finish_build
 from kb_pipeline.store.database import Database
 from kb_pipeline.store.index_ddl import create_index, leaf_partition
@@ -74,7 +73,13 @@ def add_tenant(
 
 
 def build(
-    db: Database, tenant_id: str, version: int, *, params: IndexParams | None = None, slot: str = "a", live: bool = False
+    db: Database,
+    tenant_id: str,
+    version: int,
+    *,
+    params: IndexParams | None = None,
+    slot: str = "a",
+    live: bool = False,
 ) -> int:
     """A candidate build (exact without parameters), made live on wish."""
     with db.connect("owner", autocommit=True) as conn:
@@ -95,7 +100,14 @@ def build(
             spec = EmbedderSpec(**_embedder(db, version))
             conn.execute(
                 create_index(
-                    tenant_id, made, leaf, version=version, slot=slot, params=params, dims=spec.dims, column_storage=spec.storage
+                    tenant_id,
+                    made,
+                    leaf,
+                    version=version,
+                    slot=slot,
+                    params=params,
+                    dims=spec.dims,
+                    column_storage=spec.storage,
                 )
             )
             finish_build(conn, made, seconds=1.5, detail={"params": asdict(params)})
@@ -126,7 +138,8 @@ def stored(db: Database, tenant_id: str) -> list[tuple[Any, ...]]:
     with db.connect("owner") as conn:
         return list(
             conn.execute(
-                "SELECT verdict, reasons, measurements FROM kb.eval_runs WHERE tenant_id = %s ORDER BY eval_id", (tenant_id,)
+                "SELECT verdict, reasons, measurements FROM kb.eval_runs WHERE tenant_id = %s ORDER BY eval_id",
+                (tenant_id,),
             )
         )
 
@@ -151,5 +164,3 @@ def golden_folder(
     table += ["\t".join((qid, doc, str(grade))) for qid, doc, grade in judgments]
     (folder / "qrels" / "test.tsv").write_text("\n".join(table) + "\n", encoding="utf-8")
     return folder
-
-

@@ -32,7 +32,9 @@ def test_help_names_every_command(capsys: Captured) -> None:
         assert f"\n  {name} " in shown
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["run", "--until", "embedings"], ["search"], ["search", "q", "-k", "0"]])
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["run", "--until", "embedings"], ["search"], ["search", "q", "-k", "0"]]
+)
 def test_wrong_usage_ends_with_2(arguments: list[str], folder: Path, capsys: Captured) -> None:
     assert main(arguments) == 2
     assert "Traceback" not in capsys.readouterr().err

@@ -83,7 +83,7 @@ def test_a_folder_full_of_trouble(space: Workspace, tmp_path: Path) -> None:
     good = {
         "plain.md": b"# Plain\n\nA paragraph about gardens.\n",
         "deep/other.txt": b"Another paragraph, about rivers.\n",
-        "nul.md": b"# Nul\n\nbefore\x00after the zero byte\n",
+        "nul.md": b"# Nul\n\nbefore\x00after the zero byte\n\n" + words(300, 5).encode(),
         "utf16.md": "\ufeff# Sixteen\n\nA paragraph in UTF-16.\n".encode("utf-16-le"),
         "bom.md": b"\xef\xbb\xbf# Marked\n\nA paragraph behind a byte order mark.\n",
         "word.txt": b"w" * 2_000_000,
@@ -95,6 +95,8 @@ def test_a_folder_full_of_trouble(space: Workspace, tmp_path: Path) -> None:
     bad = {"latin.md": b"# Latin\n\nna\xefve caf\xe9, not UTF-8\n\xff\xfe\xfa"}
     either = {
         "empty.md": b"",
+        "short-nul.md": b"before\x00after",
+        "binary.md": bytes(range(256)) * 20,
         "blank.md": b"  \n\n\t\n",
         "front.md": b"---\ntitle: [unclosed\n  - : :\n---\n\nA body below broken front matter.\n",
         "broken.json": b'{"a": [1, 2',
@@ -149,7 +151,15 @@ def test_records_with_trouble(space: Workspace, tmp_path: Path) -> None:
     lines.append(json.dumps({"id": "good-0", "text": "The same id again."}))
     lines.append(json.dumps({"id": "textless"}))
     lines.append(json.dumps({"text": "A record without an id."}))
-    lines.append(json.dumps({"id": "odd", "text": "Metadata with \ud800 and zero \u0000 in it.", "metadata": {"k\u0000": "v\ud800\u0000"}}))
+    lines.append(
+        json.dumps(
+            {
+                "id": "odd",
+                "text": "Metadata with \ud800 and zero \u0000 in it.",
+                "metadata": {"k\u0000": "v\ud800\u0000"},
+            }
+        )
+    )
     lines.append(json.dumps({"id": {"not": "a string"}, "text": "An object as id."}))
     source = tmp_path / "records.jsonl"
     source.write_text("\n".join(lines) + "\n")
@@ -166,7 +176,10 @@ def test_records_with_trouble(space: Workspace, tmp_path: Path) -> None:
 def test_names_made_of_sql_quotes_and_paths(space: Workspace, tmp_path: Path) -> None:
     """Record ids and file names are data: they come back as they are, and nothing is touched beside them."""
     source = tmp_path / "records.jsonl"
-    rows = [{"id": name, "text": f"Text number {n}: {words(30, 100 + n)}", "metadata": {name: name}} for n, name in enumerate(NAMES)]
+    rows = [
+        {"id": name, "text": f"Text number {n}: {words(30, 100 + n)}", "metadata": {name: name}}
+        for n, name in enumerate(NAMES)
+    ]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     space.kb("run", "--source", source)
     assert {row["doc_id"] for row in space.chunks()} == set(NAMES)

@@ -26,7 +26,9 @@ with tenant_lock(Database(sys.argv[1]), "docs", wait_s=0):
 
 def test_a_held_lock_names_its_holder(db: Database) -> None:
     with tenant_lock(db, "docs", wait_s=0):
-        with pytest.raises(TenantBusy, match=r"tenant 'docs' is held by .+\[\d+\] \(backend \d+, since 20\d\d-") as busy:
+        with pytest.raises(
+            TenantBusy, match=r"tenant 'docs' is held by .+\[\d+\] \(backend \d+, since 20\d\d-"
+        ) as busy:
             with tenant_lock(db, "docs", wait_s=0):
                 pass
         assert busy.value.exit_code == 75

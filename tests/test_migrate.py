@@ -117,17 +117,22 @@ def test_a_plain_user_is_told_what_an_administrator_has_to_run(empty_database: s
                 assert statement.startswith("CREATE ROLE")
     database = open_database(dsn=own)
     with database.connect("writer", "a") as connection:
-        assert connection.execute("SELECT session_user::text, current_user::text").fetchone() == (plain_user, "kb_writer")
+        assert connection.execute("SELECT session_user::text, current_user::text").fetchone() == (
+            plain_user,
+            "kb_writer",
+        )
         assert connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = session_user").fetchone() == (False,)
         connection.execute("CREATE TEMP TABLE t (i int)")
     with database.connect("reader", "a") as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
         connection.execute("SELECT * FROM kb.spend")
     with psycopg.connect(empty_database, autocommit=True) as administrator:
-        administrator.execute(sql.SQL("REVOKE kb_owner, kb_writer, kb_reader FROM {}").format(sql.Identifier(plain_user)))
+        administrator.execute(
+            sql.SQL("REVOKE kb_owner, kb_writer, kb_reader FROM {}").format(sql.Identifier(plain_user))
+        )
 
 
 def test_a_user_that_may_create_roles_and_owns_the_database(empty_database: str, plain_user: str) -> None:
-    """As on managed servers: no superuser. (Its extension is there already: pgvector's control file is not `trusted` here.)"""
+    """As on managed servers: no superuser. The extension is there already: pgvector's control file is not `trusted`."""
     user = sql.Identifier(plain_user)
     with psycopg.connect(empty_database, autocommit=True) as administrator:
         name = sql.Identifier(administrator.info.dbname)
@@ -135,7 +140,11 @@ def test_a_user_that_may_create_roles_and_owns_the_database(empty_database: str,
         administrator.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(name, user))
         administrator.execute(sql.SQL("ALTER ROLE {} CREATEROLE").format(user))
         # Postgres 16 gives the maker of a role the right to administer it, not to become it.
-        option = sql.SQL(" WITH ADMIN TRUE, SET FALSE, INHERIT FALSE" if administrator.info.server_version >= 160000 else " WITH ADMIN OPTION")
+        option = sql.SQL(
+            " WITH ADMIN TRUE, SET FALSE, INHERIT FALSE"
+            if administrator.info.server_version >= 160000
+            else " WITH ADMIN OPTION"
+        )
         administrator.execute(sql.SQL("GRANT kb_owner, kb_writer, kb_reader, kb_search TO {}").format(user) + option)
         try:
             database = open_database(dsn=make_conninfo(empty_database, user=plain_user))
@@ -143,7 +152,9 @@ def test_a_user_that_may_create_roles_and_owns_the_database(empty_database: str,
                 assert connection.execute("SELECT count(*) FROM kb.tenants").fetchone() == (0,)
         finally:
             administrator.execute(sql.SQL("ALTER DATABASE {} OWNER TO postgres").format(name))
-            administrator.execute(sql.SQL("REVOKE kb_owner, kb_writer, kb_reader, kb_search FROM {} CASCADE").format(user))
+            administrator.execute(
+                sql.SQL("REVOKE kb_owner, kb_writer, kb_reader, kb_search FROM {} CASCADE").format(user)
+            )
             administrator.execute(sql.SQL("DROP OWNED BY {}").format(user))
 
 

@@ -16,8 +16,10 @@ WRITER_ONLY = ["eval_runs", "stage_outputs", "trigger_attempts", "dead_letters",
 
 ROWS = """
 INSERT INTO kb.tenants (tenant_id) VALUES (%(t)s);
-INSERT INTO kb.documents (tenant_id, doc_id, uri, content_sha256, format, chunker) VALUES (%(t)s, 'd', 'u', '', 'text', '1');
-INSERT INTO kb.contents (tenant_id, fingerprint, context, body, tokens) VALUES (%(t)s, '\\x01', '', 'secret of ' || %(t)s, 1);
+INSERT INTO kb.documents (tenant_id, doc_id, uri, content_sha256, format, chunker)
+    VALUES (%(t)s, 'd', 'u', '', 'text', '1');
+INSERT INTO kb.contents (tenant_id, fingerprint, context, body, tokens)
+    VALUES (%(t)s, '\\x01', '', 'secret of ' || %(t)s, 1);
 INSERT INTO kb.chunks (tenant_id, doc_id, ordinal, fingerprint, start_offset, end_offset, kind)
     VALUES (%(t)s, 'd', 0, '\\x01', 0, 1, 'paragraph');
 INSERT INTO kb.embedding_versions (version, embedder_hash, embedder, dims, storage)
@@ -28,7 +30,8 @@ INSERT INTO kb.eval_runs (tenant_id, build_id, measurements, verdict)
     SELECT tenant_id, build_id, '{}', 'pass' FROM kb.builds WHERE tenant_id = %(t)s;
 INSERT INTO kb.live (tenant_id, version, build_id, promoted_by)
     SELECT tenant_id, 1, build_id, 'test' FROM kb.builds WHERE tenant_id = %(t)s;
-INSERT INTO kb.stage_outputs (tenant_id, asset, run_id, url, base_manifest, rows) VALUES (%(t)s, 'documents', 'r', 'u', 0, 0);
+INSERT INTO kb.stage_outputs (tenant_id, asset, run_id, url, base_manifest, rows)
+    VALUES (%(t)s, 'documents', 'r', 'u', 0, 0);
 INSERT INTO kb.trigger_attempts (tenant_id, trigger, cause) VALUES (%(t)s, 'growth', 'c');
 INSERT INTO kb.dead_letters (tenant_id, stage, doc_id, reason, detail) VALUES (%(t)s, 'documents', 'd', 'r', 'd');
 INSERT INTO kb.spend (tenant_id, run_id, model) VALUES (%(t)s, 'r', 'm')
@@ -54,7 +57,8 @@ def test_every_table_with_tenant_rows_is_guarded(db: Database) -> None:
     """Also of migrations to come: a new table with a tenant_id needs kb.guard_tenant_table, its partitions too."""
     with db.connect("owner") as connection:
         tables = connection.execute(
-            "SELECT c.relname, c.relrowsecurity AND c.relforcerowsecurity, c.relispartition, c.relacl::text FROM pg_class c "
+            "SELECT c.relname, c.relrowsecurity AND c.relforcerowsecurity, c.relispartition, c.relacl::text "
+            "FROM pg_class c "
             "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' "
             "WHERE c.relnamespace = 'kb'::regnamespace AND c.relkind IN ('r', 'p')"
         ).fetchall()

@@ -20,13 +20,15 @@ from kb_pipeline.store.database import dagster_dsn, open_database
 
 pytestmark = pytest.mark.postgres
 
-OPEN = "from pathlib import Path; import sys; from kb_pipeline.store.database import open_database; db = open_database(); "
+OPEN = (
+    "from pathlib import Path; import sys; from kb_pipeline.store.database import open_database; db = open_database(); "
+)
 WAIT = OPEN + "print('open', flush=True); sys.stdin.readline()"
 
 
 @pytest.fixture
 def short_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """KB_HOME of a server of the test's own: the server's user must be able to reach it, so it is not under tmp_path."""
+    """KB_HOME of a server of the test's own, not under tmp_path: the server's user must be able to reach it."""
     import shutil
     import tempfile
 
@@ -105,7 +107,16 @@ def test_a_stale_pid_file_that_names_another_program(short_home: Path) -> None:
     bystander = subprocess.Popen(["sleep", "60"], **({"user": "pgserver"} if os.geteuid() == 0 else {}))
     try:
         pgdata = short_home / "pg"
-        lines = [str(bystander.pid), str(pgdata), "1700000000", "5432", str(pgdata), "", "  1234567         1", "ready   "]
+        lines = [
+            str(bystander.pid),
+            str(pgdata),
+            "1700000000",
+            "5432",
+            str(pgdata),
+            "",
+            "  1234567         1",
+            "ready   ",
+        ]
         (pgdata / "postmaster.pid").write_text("\n".join(lines) + "\n")
         with open_database().connect("owner") as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)
@@ -116,7 +127,9 @@ def test_a_stale_pid_file_that_names_another_program(short_home: Path) -> None:
 
 
 def test_keep_alive_outlives_the_processes_until_stopped(short_home: Path) -> None:
-    kept = start("from kb_pipeline.store.server import keep_alive; from kb_pipeline.home import kb_home; keep_alive(kb_home())")
+    kept = start(
+        "from kb_pipeline.store.server import keep_alive; from kb_pipeline.home import kb_home; keep_alive(kb_home())"
+    )
     finish(kept)
     status = server.server_status(short_home)
     assert status.running and status.kept and not status.in_use
@@ -159,6 +172,7 @@ def test_a_path_too_long_for_a_socket(short_home: Path, monkeypatch: pytest.Monk
 
 def test_durable_settings(short_home: Path) -> None:
     with open_database().connect("owner") as connection:
+
         def setting(name: str) -> str:
             row = connection.execute("SELECT current_setting(%s)", (name,)).fetchone()
             assert row is not None

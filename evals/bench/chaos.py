@@ -1,7 +1,7 @@
 """`kill -9` at random moments of `kb run`, then again, until one run ends: does the state equal an undisturbed run's?
 
-`python -m evals.bench.chaos [--kills N] [--seed S]`. Also used by the tests. The embedder writes down every text it is given, so that
-what was paid twice is counted and not believed.
+`python -m evals.bench.chaos [--kills N] [--seed S]`. Also used by the tests. The embedder writes down every text it
+is given, so that what was paid twice is counted and not believed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Recording:
         os.write(log, b"".join(digest.hex().encode() + b"\\n" for digest in digests))
         os.close(log)
         time.sleep(0.02)
-        return np.stack([np.random.default_rng(int.from_bytes(d[:8], "big")).standard_normal(32) for d in digests]).astype("f4")
+        seeds = [int.from_bytes(digest[:8], "big") for digest in digests]
+        return np.stack([np.random.default_rng(seed).standard_normal(32) for seed in seeds]).astype("f4")
 '''
 
 TOML = """
@@ -80,12 +81,12 @@ class Chaos:
     """Builds that were left in the state `building`."""
 
     def allowed_twice(self) -> int:
-        """Texts that may have been in flight at the kills: the requests at work and one answer waiting to be committed."""
+        """Texts that may have been in flight at the kills: requests at work and an answer about to be committed."""
         return self.kills * BATCH * (CONCURRENCY + 1)
 
 
 def write_documents(folder: Path, count: int, seed: int) -> None:
-    """`count` Markdown files with sections of random words, some sections shared; those of an earlier seed change in part."""
+    """`count` Markdown files with sections of random words and one paragraph that all share."""
     source = random.Random(seed)
     vocabulary = ["".join(source.choices("abcdefghijklmnop", k=7)) for _ in range(500)]
     shared = " ".join(source.choices(vocabulary, k=60))
@@ -102,7 +103,9 @@ def change_documents(folder: Path, seed: int) -> None:
     files = sorted(folder.rglob("*.md"))
     source.shuffle(files)
     for path in files[:10]:
-        path.write_text(path.read_text(encoding="utf-8") + f"\n## Later {seed}\n\nAdded {source.random()}.\n", encoding="utf-8")
+        path.write_text(
+            path.read_text(encoding="utf-8") + f"\n## Later {seed}\n\nAdded {source.random()}.\n", encoding="utf-8"
+        )
     for path in files[10:13]:
         path.unlink()
     for path in files[13:16]:
@@ -136,8 +139,10 @@ def run_and_kill(space: Workspace, tenant: str, after_s: float) -> bool:
     return False
 
 
-def disturb(space: Workspace, docs: Path, *, kills: int, seed: int, change_after: int | None = None) -> tuple[Chaos, list[dict[str, Any]]]:
-    """Index the folder as tenant `stormy` with `kills` kills, then as tenant `calm` without; what came of it, and calm's chunks."""
+def disturb(
+    space: Workspace, docs: Path, *, kills: int, seed: int, change_after: int | None = None
+) -> tuple[Chaos, list[dict[str, Any]]]:
+    """Index the folder as tenant `stormy` with kills and as `calm` without; what came of it, and calm's chunks."""
     source = random.Random(seed)
     space.configure(TOML.format(batch=BATCH, concurrency=CONCURRENCY, source=docs))
     log = Path(space.env["CHAOS_LOG"])
@@ -185,7 +190,9 @@ def problems(found: Chaos, calm: list[dict[str, Any]]) -> list[str]:
     if found.missing_vectors:
         said.append(f"{found.missing_vectors} contents have no vector")
     if found.twice > found.allowed_twice():
-        said.append(f"{found.twice} texts were embedded again; {found.allowed_twice()} could be in flight at {found.kills} kills")
+        said.append(
+            f"{found.twice} texts were embedded again, {found.allowed_twice()} could be in flight at {found.kills}"
+        )
     return said
 
 

@@ -1,7 +1,8 @@
 """The chunker's throughput against the tokenizer alone over the same texts.
 
-`python -m evals.bench.chunker [--corpus NAME]`: all Markdown of the base revision, in this process, one thread of ours; documents are
-read before. The tokenizer alone counts each whole document once: what no chunker that keeps a token limit can go without.
+`python -m evals.bench.chunker [--corpus NAME]`: all Markdown of the base revision, in this process, one thread of
+ours; documents are read before. The tokenizer alone counts each whole document once: what no chunker that keeps a
+token limit can go without.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ def timed(work: Callable[[], object]) -> Callable[[], float]:
 
 def main() -> None:
     """Chunk and count in turns."""
+    from kb_pipeline.sources.open import open_source
+
     from kb_pipeline.chunking.chunker import chunk_document
     from kb_pipeline.chunking.tokens import local_counter
     from kb_pipeline.config.schema import ChunkingConfig, TenantConfig
     from kb_pipeline.sources.model import RefusedItem
-    from kb_pipeline.sources.open import open_source
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--corpus", default="powershell", choices=["powershell", "opentelemetry", "prometheus"])

@@ -54,13 +54,11 @@ def measure(
     cwd: Path | None = None,
     accept: Sequence[int] = (0,),
 ) -> Measured:
-    """Run a process to its end; `env` is its whole environment. Raises `BenchError` when its exit status is not one of `accept`."""
+    """Run a process to its end; `env` is its whole environment. Raises `BenchError` for a status not in `accept`."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started = time.perf_counter()
         # A direct wait4 gives the usage of this child alone; Popen.wait would reap it first.
-        process = subprocess.Popen(
-            [str(part) for part in command], stdout=out, stderr=err, env=env, cwd=cwd
-        )
+        process = subprocess.Popen([str(part) for part in command], stdout=out, stderr=err, env=env, cwd=cwd)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)

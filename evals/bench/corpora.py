@@ -54,7 +54,7 @@ def clone(name: str, folder: Path, *, data: Path) -> Corpus:
     if not tree.exists():
         _git("clone", "--quiet", str(source / f"{name}-docs.bundle"), str(tree))
     with (source / "CHURN.tsv").open(encoding="utf-8", newline="") as lines:
-        # The commit ids in the table are those of the original repository; a bundle holds the same history rewritten to its documentation.
+        # The table has the commit ids of the original repository; a bundle is cut down to the documentation.
         revisions = tuple(
             Revision(row["rev"], _commit_at(tree, row["commit_date"]), int(row["md_files"]), int(row["bytes"]))
             for row in csv.DictReader(lines, delimiter="\t")

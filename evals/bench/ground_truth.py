@@ -1,7 +1,7 @@
-"""Exact ground truth against the machine's BLAS peak: floating point operations a second of `exact_top_k` and of one large product.
+"""Exact ground truth against the machine's BLAS peak: operations a second of `exact_top_k` and of one large product.
 
-`python -m evals.bench.ground_truth [--rows N] [--questions N] [--dims N ...]`: vectors in memory in blocks as the reader gives them; 2 x rows x
-questions x dims operations are counted, the search for the best k is not.
+`python -m evals.bench.ground_truth [--rows N] [--questions N] [--dims N ...]`: vectors in memory in blocks as the
+reader gives them; 2 x rows x questions x dims operations are counted, the search for the best k is not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What must be true of `kb chunks` after any run, checked against the files themselves and not against the engine's own reading."""
+"""What must be true of `kb chunks` after any run, checked against the files, not the engine's reading of them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ WORD = re.compile(r"\w")
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file as its offsets count: no newline translation, a byte order mark is not text, NUL becomes U+FFFD."""
-    return path.read_bytes().decode("utf-8-sig").replace("\x00", "\ufffd")
+    """A UTF-8 file as its offsets count: no newline translation, a byte order mark is not text, NUL and 0x1F are U+FFFD."""
+    return re.sub("[\0\x1f]", "\ufffd", path.read_bytes().decode("utf-8-sig"))
 
 
 def by_document(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
@@ -30,7 +30,7 @@ def by_document(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
 
 
 def violations(root: Path, rows: Rows, *, pattern: str = "*.md") -> list[str]:
-    """Every broken promise, as a sentence: absent files, untrue offsets, gaps in ordinals, lines that no chunk covers."""
+    """Every broken promise as a sentence: absent files, untrue offsets, gaps in ordinals, lines in no chunk."""
     present = {path.relative_to(root).as_posix(): path for path in root.rglob(pattern) if path.is_file()}
     documents = by_document(rows)
     found = [f"{doc_id}: has chunks, but there is no such file" for doc_id in documents.keys() - present.keys()]
@@ -48,7 +48,8 @@ def _document(text: str, chunks: Rows) -> Iterable[str]:
     for row in chunks:
         start, end = row["start"], row["end"]
         if text[start:end] != row["text"]:
-            yield f"chunk {row['ordinal']}: source[{start}:{end}] is {text[start:end]!r:.80}, text is {row['text']!r:.80}"
+            found = f"source[{start}:{end}] is {text[start:end]!r:.80}, text is {row['text']!r:.80}"
+            yield f"chunk {row['ordinal']}: {found}"
         covered[start:end] = b"\1" * (end - start)
     for start, end in uncovered_lines(text, covered):
         yield f"characters {start} to {end} are in no chunk: {text[start:end]!r:.100}"
@@ -69,8 +70,10 @@ def uncovered_lines(text: str, covered: bytearray) -> Iterable[tuple[int, int]]:
 
 
 def row_versions(conn: Any, tables: Sequence[str] = ("documents", "chunks", "contents")) -> dict[str, set[str]]:
-    """Identity of every row version (`tableoid`, `ctid`, `xmin`): equal before and after means that no row was written."""
+    """Identity of every row version (`tableoid`, `ctid`, `xmin`): equal before and after means nothing was written."""
     return {
-        name: {row[0] for row in conn.execute(f"SELECT tableoid || ' ' || ctid || ' ' || xmin FROM kb.{name}").fetchall()}
+        name: {
+            row[0] for row in conn.execute(f"SELECT tableoid || ' ' || ctid || ' ' || xmin FROM kb.{name}").fetchall()
+        }
         for name in tables
     }

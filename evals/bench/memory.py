@@ -1,7 +1,8 @@
 """Peak memory of `kb run --until embeddings`, and how it grows with a corpus ten times as large.
 
-`python -m evals.bench.memory [--times 10]`: the Markdown of the PowerShell documentation; the larger corpus holds further copies in
-which frequent words are replaced, so that their contents are new. Cold runs on knowledge bases of their own.
+`python -m evals.bench.memory [--times 10]`: the Markdown of the PowerShell documentation; the larger corpus holds
+further copies in which frequent words are replaced, so that their contents are new. Cold runs on knowledge bases of
+their own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from evals.bench.corpora import clone, data_folder, missing_data
 from evals.bench.runs import configure
 from evals.bench.workspace import workspace
 
-FREQUENT = re.compile(r"\b(the|a|is|of|to|and|in|for|you|this|command|cmdlet|value|name|type|parameter|string|get|set)\b", re.IGNORECASE)
+FREQUENT = re.compile(
+    r"\b(the|a|is|of|to|and|in|for|you|this|command|cmdlet|value|name|type|parameter|string|get|set)\b", re.IGNORECASE
+)
 
 
 def write_copies(tree: Path, target: Path, times: int) -> int:

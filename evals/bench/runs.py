@@ -1,7 +1,8 @@
-"""Cold, incremental and unchanged runs over the weekly revisions of a documentation: seconds, memory and texts, whole processes.
+"""Cold, incremental and unchanged runs over the weekly revisions of a documentation, as whole processes.
 
-`python -m evals.bench.runs [--corpus powershell] [--weeks N] [--verify]`: every run is `kb run --until embeddings` with the server up.
-`--verify` checks after each that the chunks are those of the files, and ends with 1 when they are not.
+`python -m evals.bench.runs [--corpus powershell] [--weeks N] [--verify]`: every run is `kb run --until embeddings`
+with the server up. `--verify` checks after each that the chunks are those of the files, and ends with 1 when they are
+not.
 """
 
 from __future__ import annotations
@@ -52,7 +53,11 @@ def main() -> None:
         corpus = clone(name, Path(folder), data=data)
         configure(space, corpus.tree)
         revisions = list(corpus.revisions[:weeks])
-        for kind, revision in [("cold", revisions[0]), *(("week", each) for each in revisions[1:]), ("unchanged", revisions[-1])]:
+        for kind, revision in [
+            ("cold", revisions[0]),
+            *(("week", each) for each in revisions[1:]),
+            ("unchanged", revisions[-1]),
+        ]:
             tree = corpus.checkout(revision)
             before = space.texts_embedded() if rows else 0
             run = space.kb("run", "--until", "embeddings")
@@ -60,15 +65,24 @@ def main() -> None:
             now = fingerprints(space)
             fresh = len(now - seen)
             seen |= now
-            rows.append((f"{kind} {revision.week}", revision.files, run.seconds, run.cpu_seconds, run.peak_mb, embedded, fresh))
+            rows.append(
+                (f"{kind} {revision.week}", revision.files, run.seconds, run.cpu_seconds, run.peak_mb, embedded, fresh)
+            )
             if embedded != fresh:
-                broken.append(f"{kind} {revision.week}: {embedded} texts embedded, {fresh} fingerprints never seen before")
+                broken.append(
+                    f"{kind} {revision.week}: {embedded} texts embedded, {fresh} fingerprints never seen before"
+                )
             if args.verify:
                 broken += [f"{kind} {revision.week}: {found}" for found in violations(tree, space.chunks())]
     table(("run", "files", "seconds", "cpu s", "peak MB", "texts embedded", "new fingerprints"), rows)
     updates = rows[1:-1]
     print(f"texts embedded over {len(updates)} updates: {sum(int(str(row[5])) for row in updates):,}")
-    ratio("texts embedded / fingerprints never seen before", sum(int(str(r[5])) for r in rows) / len(seen), limit=1.0, at_least=1.0)
+    ratio(
+        "texts embedded / fingerprints never seen before",
+        sum(int(str(r[5])) for r in rows) / len(seen),
+        limit=1.0,
+        at_least=1.0,
+    )
     ratio("unchanged run, seconds", float(str(rows[-1][2])), limit=2.5)
     ratio("peak memory of a run, MB", max(float(str(row[4])) for row in rows), limit=400)
     if broken:

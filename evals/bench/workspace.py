@@ -35,7 +35,9 @@ class Workspace:
         """Write kb.toml, which every command from now on reads."""
         (self.folder / "kb.toml").write_text(toml, encoding="utf-8")
 
-    def kb(self, *arguments: str | Path, accept: Sequence[int] = (0,), env: Mapping[str, str] | None = None) -> Measured:
+    def kb(
+        self, *arguments: str | Path, accept: Sequence[int] = (0,), env: Mapping[str, str] | None = None
+    ) -> Measured:
         """One `kb` command, measured as a whole process."""
         return measure([*KB, *arguments], env={**self.env, **(env or {})}, cwd=self.folder, accept=accept)
 

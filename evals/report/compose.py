@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evals.measured import BuildMeasured, Measured, PastRun
-from evals.metrics import MAIN
+from evals.metrics import LABELS, MAIN
 from evals.report import numbers as say
-from evals.report.model import Figure, Line, LineChart, Plot, Report, Section, Table, Tone
+from evals.report.model import Figure, Line, LineChart, Plot, Report, Table, Tone
 from evals.report.sections import sections
 from evals.statistics import Comparison
 from evals.verdict import Rule, Verdict
 
-MARKS = {"pass": "✓ pass", "fail": "✗ fail", "warn": "! look", "skipped": "– skipped"}
+MARKS = {"pass": "✓\u00a0pass", "fail": "✗\u00a0fail", "warn": "!\u00a0look", "skipped": "–\u00a0skipped"}
+"""With spaces that do not break."""
 TONES: dict[str, Tone] = {"pass": "good", "fail": "bad", "warn": "warn", "skipped": "plain"}
 
 
@@ -41,7 +42,8 @@ def compose(measured: Measured, verdict: Verdict, *, eval_id: int, history: Sequ
 
 def kind(build: BuildMeasured) -> str:
     """A build in a few words."""
-    how = "exact scan" if build.method == "exact" else f"HNSW m = {build.params.get('m')}, ef_construction = {build.params.get('ef_construction')}"  # fmt: skip
+    m, ef_construction = build.params.get("m"), build.params.get("ef_construction")
+    how = "exact scan" if build.method == "exact" else f"HNSW m = {m}, ef_construction = {ef_construction}"
     return f"{build.model}, {build.dims} dims as {build.storage}, {how}"
 
 
@@ -52,19 +54,37 @@ def figures(measured: Measured, verdict: Verdict) -> tuple[Figure, ...]:
     shown: list[Figure] = []
     recall = build.recall_10
     if recall.n:
-        note = f"95 % interval {recall.low:.3f} to {recall.high:.3f}, {say.count(recall.n, 'question')}"
-        shown.append(Figure("Recall@10 against exact", f"{recall.mean:.3f}", note, change_of(measured.recall_comparison), status["recall"]))
+        note = f"95 % interval {say.ratio(recall.low)} to {say.ratio(recall.high)}, {say.count(recall.n, 'question')}"
+        shown.append(
+            Figure(
+                "Recall@10 against exact",
+                say.ratio(recall.mean),
+                note,
+                change_of(measured.recall_comparison),
+                status["recall"],
+            )
+        )
     if build.quality:
         main = build.quality.figures[MAIN]
         note = f"95 % interval {main.low:.3f} to {main.high:.3f}, {say.count(main.n, 'question')}"
-        shown.append(Figure("nDCG@10, golden set", f"{main.mean:.3f}", note, change_of(measured.comparisons.get(MAIN)), status["quality"]))
+        shown.append(
+            Figure(
+                "nDCG@10, golden set",
+                say.ratio(main.mean),
+                note,
+                change_of(measured.comparisons.get(MAIN)),
+                status["quality"],
+            )
+        )
     if build.latency:
         change = ""
         if live and live.latency:
             difference = build.latency.p95_ms - live.latency.p95_ms
             change = f"{say.arrow(difference, nothing=0.05)} {difference:+.2f} ms"
         note = f"at {build.latency.rate_per_second:,.0f} queries/s; p50 {say.milliseconds(build.latency.p50_ms)}"
-        shown.append(Figure("Search latency p95", say.milliseconds(build.latency.p95_ms), note, change, status["latency"]))
+        shown.append(
+            Figure("Search latency p95", say.milliseconds(build.latency.p95_ms), note, change, status["latency"])
+        )
     covered = f"{say.count(build.vectors)} of {say.count(build.contents, 'content')}"
     shown.append(Figure("Coverage", say.share(build.coverage), covered, "", status["coverage"]))
     if build.bytes:
@@ -74,7 +94,9 @@ def figures(measured: Measured, verdict: Verdict) -> tuple[Figure, ...]:
         note = f"{build.bytes / build.vectors:,.0f} bytes a vector" if build.vectors else ""
         shown.append(Figure("Index size", say.size(build.bytes), note, change))
     else:
-        shown.append(Figure("Documents", say.count(measured.corpus.documents), say.count(measured.corpus.chunks, "chunk")))
+        shown.append(
+            Figure("Documents", say.count(measured.corpus.documents), say.count(measured.corpus.chunks, "chunk"))
+        )
     return tuple(shown)
 
 
@@ -96,12 +118,27 @@ def rules(judged: Sequence[Rule]) -> Table:
     def text(value: float | None, unit: str) -> str:
         if value is None:
             return "–"
-        return say.milliseconds(value) if unit == "ms" else say.share(value) if unit == "share" else f"{value:+.3f} {unit}"
+        return (
+            say.milliseconds(value)
+            if unit == "ms"
+            else say.share(value)
+            if unit == "share"
+            else f"{value:+.3f}\u00a0{unit}"
+        )
 
     return Table(
         "Rules",
         ("Rule", "Result", "Found", "Limit", "In words"),
-        tuple((rule.name, MARKS[rule.status], text(rule.number, rule.unit), text(rule.limit, rule.unit), rule.words) for rule in judged),
+        tuple(
+            (
+                rule.name.replace(" ", "\u00a0"),
+                MARKS[rule.status],
+                text(rule.number, rule.unit),
+                text(rule.limit, rule.unit),
+                rule.words,
+            )
+            for rule in judged
+        ),
         numeric=(2, 3),
         tones=tuple(TONES[rule.status] for rule in judged),
     )
@@ -117,14 +154,14 @@ def changes(measured: Measured) -> Table | None:
 
     def compared(name: str, comparison: Comparison) -> None:
         moved = f"{comparison.better} better, {comparison.worse} worse, {comparison.equal} equal"
-        rows.append((name, f"{comparison.old:.3f}", f"{comparison.new:.3f}", change_of(comparison), moved))
+        rows.append((name, say.ratio(comparison.old), say.ratio(comparison.new), change_of(comparison), moved))
         good = comparison.difference.mean > 0
         tones.append(("good" if good else "bad") if comparison.detected else "plain")
 
     if measured.recall_comparison:
         compared("recall@10 against exact", measured.recall_comparison)
     for name, comparison in measured.comparisons.items():
-        compared(name, comparison)
+        compared(LABELS[name], comparison)
 
     def plain(name: str, old: float | None, new: float | None, text: str, change: str) -> None:
         if old is not None and new is not None:
@@ -142,8 +179,16 @@ def changes(measured: Measured) -> Table | None:
         plain("index size", old, new, f"{say.size(old)}|{say.size(new)}", change)
     old, new = live.vectors, build.vectors
     plain("vectors", old, new, f"{old:,}|{new:,}", f"{say.arrow(new - old)} {new - old:+,}" if new != old else "=")
-    columns = ("Measure", f"Live build {live.build_id}", f"Build {build.build_id}", "Change (95 % interval)", "Questions")
-    return Table("What changed against the live build", columns, tuple(rows), numeric=(1, 2), tones=tuple(tones), toned=3)
+    columns = (
+        "Measure",
+        f"Live build {live.build_id}",
+        f"Build {build.build_id}",
+        "Change (95 % interval)",
+        "Questions",
+    )
+    return Table(
+        "What changed against the live build", columns, tuple(rows), numeric=(1, 2), tones=tuple(tones), toned=3
+    )
 
 
 def trend(history: Sequence[PastRun]) -> tuple[Plot, ...]:
@@ -161,9 +206,19 @@ def trend(history: Sequence[PastRun]) -> tuple[Plot, ...]:
         points = tuple((float(place), float(value)) for place, value in enumerate(values) if value is not None)
         if len(points) < 2:
             continue
-        first, last = (f"{value:,.3f}" if value <= 1 else f"{value:,.1f}" if value < 1000 else f"{value:,.0f}" for _, value in (points[0], points[-1]))
+        first, last = (
+            f"{value:,.3f}" if value <= 1 else f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
+            for _, value in (points[0], points[-1])
+        )
         chart = LineChart(
-            "eval run", y_name, (Line("runs", points),), x_texts=texts, y_most=most, least_span=least, zero=zero, small=True
+            "eval run",
+            y_name,
+            (Line("runs", points),),
+            x_texts=texts,
+            y_most=most,
+            least_span=least,
+            zero=zero,
+            small=True,
         )
         plots.append(Plot(title, chart, f"From {first} to {last} in {len(points)} runs."))
     return tuple(plots)

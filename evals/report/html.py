@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 from html import escape
+from pathlib import Path
 
 from evals.report.model import Figure, LineChart, Plot, Report, Section, Table, Words
 from evals.report.numbers import day
-from evals.report.style import CSS
 from evals.report.svg import NARROW, SMALL, WIDE, inline
 
 
 def html(report: Report) -> str:
     """The whole page."""
     passed = report.verdict == "pass"
+    css = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
     title = f"{report.tenant_id}: {'passed' if passed else 'failed'}, eval run {report.eval_id}"
+    badge, mark = ("good", "✓ Pass") if passed else ("bad", "✗ Fail")
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in report.why)
     first = [
-        f'<header><div class="top"><span class="badge {"good" if passed else "bad"}">{"✓ Pass" if passed else "✗ Fail"}</span>'
-        f"<h1>{escape(report.tenant_id)}</h1></div>"
-        f'<p class="sub"><strong>{escape(report.subject)}</strong>, {escape(report.against)}. '
+        f'<header><div class="top"><span class="badge {badge}">{mark}</span><h1>{escape(report.tenant_id)}</h1></div>',
+        f'<p class="sub"><strong>{escape(report.subject)}</strong>, {escape(report.against)}. ',
         f"Eval run {report.eval_id}, {day(report.created_at)}.</p></header>",
         f'<div class="figures">{"".join(_figure(figure) for figure in report.figures)}</div>',
-        f'<section class="why"><h2>Why</h2><ul>{"".join(f"<li>{escape(reason)}</li>" for reason in report.why)}</ul></section>',
+        f'<section class="why"><h2>Why</h2><ul>{reasons}</ul></section>',
     ]
-    if report.changes:
-        first.append(f"<section>{_table(report.changes, heading='h2')}</section>")
     if report.trend:
         plots = "".join(_plot(plot) for plot in report.trend)
         first.append(f'<section><h2>Trend</h2><div class="plots small">{plots}</div></section>')
+    if report.changes:
+        first.append(f"<section>{_table(report.changes, heading='h2')}</section>")
     first.append(f"<section>{_table(report.rules, heading='h2')}</section>")
     body = "".join(first) + "".join(_section(section) for section in report.sections)
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{CSS}</style></head>'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{css}</style></head>'
         f"<body><main>{body}<footer>{escape(report.footer)}</footer></main></body></html>\n"
     )
 
@@ -39,7 +42,8 @@ def html(report: Report) -> str:
 def _figure(figure: Figure) -> str:
     change = f'<div class="change">{escape(figure.change)} <span>against live</span></div>' if figure.change else ""
     return (
-        f'<div class="figure {figure.tone}"><div class="label">{escape(figure.label)}</div><div class="value">{escape(figure.value)}</div>'
+        f'<div class="figure {figure.tone}"><div class="label">{escape(figure.label)}</div>'
+        f'<div class="value">{escape(figure.value)}</div>'
         f'{change}<div class="note">{escape(figure.note)}</div></div>'
     )
 
@@ -85,8 +89,8 @@ def _table(table: Table, *, heading: str = "h3") -> str:
         for number, row in enumerate(table.rows)
     )
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
-    stacked = " stacked" if len(table.columns) > 3 else ""
+    stacked = ' class="stacked"' if len(table.columns) > 3 else ""
     return (
-        f'<{heading}>{escape(table.title)}</{heading}><div class="scroll"><table class="{stacked.strip()}"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>{note}"
+        f'<{heading}>{escape(table.title)}</{heading}><div class="scroll"><table{stacked}>'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{note}"
     )

@@ -18,7 +18,12 @@ def markdown(report: Report, *, html_path: str | None = None) -> str:
     changed = any(figure.change for figure in report.figures)
     columns = ("", "Value", "Detail", *(("Against the live build",) if changed else ()))
     rows = tuple(
-        (f"**{_cell(figure.label)}**", f"**{_cell(figure.value)}**", _cell(figure.note), *((_cell(figure.change),) if changed else ()))
+        (
+            f"**{_cell(figure.label)}**",
+            f"**{_cell(figure.value)}**",
+            _cell(figure.note),
+            *((_cell(figure.change),) if changed else ()),
+        )
         for figure in report.figures
     )
     parts.append(_grid(columns, rows, (1,)))

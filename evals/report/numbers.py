@@ -35,8 +35,8 @@ def size(value: float) -> str:
 def share(value: float) -> str:
     """`99.2 %`; never rounded up to 100 %."""
     if value == 1 or value == 0:
-        return f"{value:.0%}".replace("%", " %")
-    return f"{min(value, 0.99999) * 100:.{2 if value > 0.999 else 1}f} %"
+        return f"{value:.0%}".replace("%", "\u00a0%")
+    return f"{min(value, 0.9999) * 100:.{2 if value > 0.999 or value < 0.01 else 1}f}\u00a0%"
 
 
 def dollars(value: float) -> str:
@@ -46,7 +46,7 @@ def dollars(value: float) -> str:
 
 def interval(value: Interval, *, signed: bool = False) -> str:
     """`0.962 (0.951 to 0.972)`."""
-    show = signed_3 if signed else lambda number: f"{number:.3f}"
+    show = signed_3 if signed else ratio
     if value.n <= 1 or value.low == value.high:
         return show(value.mean)
     return f"{show(value.mean)} ({show(value.low)} to {show(value.high)})"
@@ -56,6 +56,11 @@ def signed_3(value: float) -> str:
     """`+0.012`, `-0.004`, and `0.000` for what rounds to nothing."""
     text = f"{value:+.3f}"
     return "0.000" if text[1:] == "0.000" else text
+
+
+def ratio(value: float) -> str:
+    """`0.962`; four places where three would round it up to 1."""
+    return f"{min(value, 0.9999):.4f}" if 0.9995 <= value < 1 else f"{value:.3f}"
 
 
 def arrow(difference: float, *, nothing: float = 0.0) -> str:

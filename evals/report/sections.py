@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from evals.corpus_stats import histogram, quantile
 from evals.measured import BuildMeasured, Measured, SweepPoint
-from evals.metrics import MAIN
+from evals.metrics import LABELS, MAIN
 from evals.report import numbers as say
 from evals.report.model import Bars, Line, LineChart, Plot, Ranks, Section, Style, Table, Words
 from evals.sweep import K
@@ -15,7 +15,13 @@ SHOWN = 10
 
 def sections(measured: Measured) -> tuple[Section, ...]:
     """All parts that have something to say."""
-    parts = (index_section(measured), latency_section(measured), quality_section(measured), corpus_section(measured), build_section(measured))  # fmt: skip
+    parts = (
+        index_section(measured),
+        latency_section(measured),
+        quality_section(measured),
+        corpus_section(measured),
+        build_section(measured),
+    )
     return tuple(part for part in parts if part.blocks)
 
 
@@ -29,11 +35,14 @@ def sides(measured: Measured) -> list[tuple[str, Style, BuildMeasured]]:
 def index_section(measured: Measured) -> Section:
     """Recall and what it costs in time."""
     if not measured.subject.recall_10.n:
-        return Section("Recall of the index", (Words("The tenant has no content yet, so there was nothing to search for."),))
+        return Section(
+            "Recall of the index", (Words("The tenant has no content yet, so there was nothing to search for."),)
+        )
     blocks: list[Words | Table | Plot] = [
         Words(
-            f"Recall is the share of the {K} (or 10) truly nearest contents that the index returned; exact search over all vectors is the "
-            f"reference. Asked: {measured.question_source}. ef_search is how many candidates a search keeps: more is slower and finds more."
+            f"Recall is the share of the {K} (or 10) truly nearest contents that the index returned; exact search over "
+            f"all vectors is the reference. Asked: {measured.question_source}. ef_search is how many candidates a search "
+            "keeps: more is slower and finds more."
         )
     ]
     lines = tuple(
@@ -41,7 +50,9 @@ def index_section(measured: Measured) -> Section:
             name,
             tuple((point.p50_ms, point.recall_10) for point in points),
             style,
-            tuple("exact" if point.ef_search is None else f"{point.ef_search}{'*' * point.default}" for point in points),
+            tuple(
+                "exact" if point.ef_search is None else f"{point.ef_search}{'*' * point.default}" for point in points
+            ),
         )
         for name, style, build in sides(measured)
         if (points := sorted((build.default, *build.sweep), key=lambda point: point.ef_search or 0))
@@ -49,7 +60,9 @@ def index_section(measured: Measured) -> Section:
     words = "Each point is one ef_search, * is the default profile; up and left is better."
     if all(len(line.points) == 1 for line in lines):
         words = "An exact scan has one point: it finds everything, and its time grows with the corpus."
-    chart = LineChart("search time, median (ms), one at a time", "recall@10 (share)", lines, y_most=1.0, least_span=0.02)
+    chart = LineChart(
+        "search time, median (ms), one at a time", "recall@10 (share)", lines, y_most=1.0, least_span=0.02
+    )
     blocks.append(Plot("Recall and latency", chart, words))
     blocks.append(sweep_table(measured))
     return Section("Recall of the index", tuple(blocks))
@@ -57,13 +70,17 @@ def index_section(measured: Measured) -> Section:
 
 def sweep_table(measured: Measured) -> Table:
     """Every width with its recall and time, the builds beside each other."""
-    each = [(name, {point.ef_search: point for point in build.sweep}, build.default) for name, _, build in sides(measured)]
+    each = [
+        (name, {point.ef_search: point for point in build.sweep}, build.default) for name, _, build in sides(measured)
+    ]
 
     def cells(points: list[SweepPoint | None]) -> tuple[str, ...]:
         shown = [(f"{p.recall_10:.4f}", f"{p.recall_20:.4f}", f"{p.p50_ms:.2f}") if p else ("–",) * 3 for p in points]
         return tuple(text for triple in shown for text in triple)
 
-    width = next((f"default ({default.ef_search})" for _, _, default in each if default.ef_search), "default (exact scan)")
+    width = next(
+        (f"default ({default.ef_search})" for _, _, default in each if default.ef_search), "default (exact scan)"
+    )
     rows = [(width, *cells([default for _, _, default in each]))]
     for ef_search in sorted({ef for _, points, _ in each for ef in points if ef is not None}):
         rows.append((str(ef_search), *cells([points.get(ef_search) for _, points, _ in each])))
@@ -79,13 +96,11 @@ def latency_section(measured: Measured) -> Section:
     if not timed:
         return Section("Latency", ())
     rate = timed[0][2].rate_per_second
-    percentiles = Bars(
-        "percentile of queries",
-        "time from due to answered (ms)",
-        ("p50", "p95", "p99"),
-        tuple((name, style, (latency.p50_ms, latency.p95_ms, latency.p99_ms)) for name, style, latency in timed),
-        values=True,
-    )
+    series: list[tuple[str, Style, tuple[float, ...]]] = [
+        (name, style, (latency.p50_ms, latency.p95_ms, latency.p99_ms)) for name, style, latency in timed
+    ]
+    groups = ("p50", "p95", "p99")
+    percentiles = Bars("percentile of queries", "from due to answered (ms)", groups, tuple(series), values=True)
     callers = LineChart(
         "callers at once",
         "answers per second",
@@ -100,8 +115,9 @@ def latency_section(measured: Measured) -> Section:
         "Latency",
         (
             Words(
-                f"{asked:,} queries arrived at random moments, {rate:,.0f} per second, whether or not earlier ones were answered; "
-                "each is timed from the moment it was due. The time is the search in Postgres and the way there, without embedding the question."
+                f"{asked:,} queries arrived at random moments, {rate:,.0f} per second, whether or not earlier ones were "
+                "answered; each is timed from the moment it was due. The time is the search in Postgres and the way "
+                "there, without embedding the question."
             ),
             Plot("Latency under load", percentiles, "Lower is better."),
             Plot("Throughput", callers, "Callers that ask again as soon as they are answered; higher is better."),
@@ -113,15 +129,21 @@ def quality_section(measured: Measured) -> Section:
     """Retrieval quality on the golden set, and the questions that changed most."""
     quality = measured.subject.quality
     if quality is None:
-        return Section("Retrieval quality", (Words("No golden set is configured ([eval] golden), so answers were not judged."),) if measured.subject.vectors else ())
+        return Section(
+            "Retrieval quality",
+            (Words("No golden set is configured ([eval] golden), so answers were not judged."),)
+            if measured.subject.vectors
+            else (),
+        )
     live = measured.live.quality if measured.live else None
     rows = tuple(
-        (name, say.interval(found), say.interval(live.figures[name]) if live else "–") for name, found in quality.figures.items()
+        (LABELS[name], say.interval(found), say.interval(live.figures[name]) if live else "–")
+        for name, found in quality.figures.items()
     )
     blocks: list[Words | Table | Plot] = [
         Words(
-            f"Golden set {measured.golden}: {say.count(len(measured.golden_questions), 'judged question')}. Chunks found are folded to their "
-            "documents by the best chunk; a question without an answer counts as zero. In brackets: 95 % interval."
+            f"Golden set {measured.golden}: {say.count(len(measured.golden_questions), 'judged question')}. "
+            "Chunks found are folded to their documents by the best chunk; a question without an answer counts as zero. In brackets: 95 % interval."
         ),
         *(Words(f"Golden set: {problem}.") for problem in measured.golden_problems),
         Table("Quality", ("Metric (0 to 1)", f"Build {measured.subject.build_id}", "Live build"), rows, numeric=(1, 2)),
@@ -136,16 +158,23 @@ def moved_questions(measured: Measured) -> list[Words | Table | Plot]:
     new, live = measured.subject.quality, measured.live.quality if measured.live else None
     if new is None or live is None:
         return []
-    moves = {qid: value - live.per_question[MAIN].get(qid, 0.0) for qid, value in new.per_question[MAIN].items()}
+    before, after = live.per_question[MAIN], new.per_question[MAIN]
+    moves = {qid: value - before.get(qid, 0.0) for qid, value in after.items()}
     tables: list[Words | Table | Plot] = []
     for title, ordered in (
-        ("Questions that got worse", sorted((qid for qid in moves if moves[qid] < 0), key=lambda qid: (moves[qid], qid))),
-        ("Questions that got better", sorted((qid for qid in moves if moves[qid] > 0), key=lambda qid: (-moves[qid], qid))),
+        (
+            "Questions that got worse",
+            sorted((qid for qid in moves if moves[qid] < 0), key=lambda qid: (moves[qid], qid)),
+        ),
+        (
+            "Questions that got better",
+            sorted((qid for qid in moves if moves[qid] > 0), key=lambda qid: (-moves[qid], qid)),
+        ),
     ):
         rows = tuple(
             (
                 measured.golden_questions.get(qid, qid),
-                f"{live.per_question[MAIN].get(qid, 0.0):.2f} {say.arrow(moves[qid])} {new.per_question[MAIN][qid]:.2f}",
+                f"{before.get(qid, 0.0):.2f} {say.arrow(moves[qid])} {after[qid]:.2f}",
                 "\n".join(live.top.get(qid, ())[:3]) or "nothing",
                 "\n".join(new.top.get(qid, ())[:3]) or "nothing",
             )
@@ -164,9 +193,15 @@ def corpus_section(measured: Measured) -> Section:
         ("documents", say.count(corpus.documents)),
         ("chunks", say.count(corpus.chunks)),
         ("contents (distinct texts)", say.count(corpus.contents)),
-        ("chunks that repeat a text", f"{corpus.duplicates:,} ({say.share(corpus.duplicates / corpus.chunks if corpus.chunks else 0)})"),
+        (
+            "chunks that repeat a text",
+            f"{corpus.duplicates:,} ({say.share(corpus.duplicates / corpus.chunks if corpus.chunks else 0)})",
+        ),
         ("tokens of all contents", say.count(corpus.tokens)),
-        ("tokens of a content", " / ".join(f"{quantile(corpus.sizes, part):,}" for part in (0.5, 0.95, 1.0)) + " (median / 95 % / most)"),
+        (
+            "tokens of a content",
+            " / ".join(f"{quantile(corpus.sizes, part):,}" for part in (0.5, 0.95, 1.0)) + " (median / 95 % / most)",
+        ),
         ("languages (text search)", ", ".join(f"{name} {count:,}" for name, count in corpus.languages[:5]) or "–"),
         ("formats", ", ".join(f"{name} {count:,}" for name, count in corpus.formats[:8]) or "–"),
         ("orphaned contents, not yet removed", say.count(corpus.orphans)),
@@ -175,12 +210,26 @@ def corpus_section(measured: Measured) -> Section:
     blocks: list[Words | Table | Plot] = [Table("Corpus", ("What", "How much"), facts)]
     if corpus.sizes:
         bins = histogram(corpus.sizes)
-        bars = Bars("tokens of a content, heading path included, up to", "contents", tuple(f"{high}" for _, high, _ in bins),
-                    (("contents", "main", tuple(float(count) for _, _, count in bins)),), thin=True)  # fmt: skip
-        blocks.append(Plot("Sizes of contents", bars, f"Median {quantile(corpus.sizes, 0.5)}, largest {corpus.sizes[-1][0]} tokens."))
+        counts = tuple(float(count) for _, _, count in bins)
+        names = tuple(f"{high}" for _, high, _ in bins)
+        x_name = "tokens of a content, heading path included, up to"
+        bars = Bars(x_name, "contents", names, (("contents", "main", counts),), thin=True)
+        blocks.append(
+            Plot(
+                "Sizes of contents",
+                bars,
+                f"Median {quantile(corpus.sizes, 0.5)}, largest {corpus.sizes[-1][0]} tokens.",
+            )
+        )
     if corpus.kinds:
         kinds = tuple((name, float(count)) for name, count in corpus.kinds[:10])
-        blocks.append(Plot("Kinds of chunks", Ranks("chunks", "kind", kinds), ", ".join(f"{name} {count:,}" for name, count in corpus.kinds[:3])))
+        blocks.append(
+            Plot(
+                "Kinds of chunks",
+                Ranks("chunks", "kind", kinds),
+                ", ".join(f"{name} {count:,}" for name, count in corpus.kinds[:3]),
+            )
+        )
     return Section("Corpus", tuple(blocks))
 
 
@@ -194,14 +243,29 @@ def build_section(measured: Measured) -> Section:
             rows.append((name, *texts))
 
     each = [build for _, _, build in builds]
-    row("embedding version", [f"v{build.version}: {build.model}, {build.dims} dims as {build.storage}" for build in each])
+    row(
+        "embedding version",
+        [f"v{build.version}: {build.model}, {build.dims} dims as {build.storage}" for build in each],
+    )
     row("method", [build.method for build in each])
     row("parameters", [", ".join(f"{key} = {value}" for key, value in build.params.items()) or "–" for build in each])
     row("vectors", [say.count(build.vectors) for build in each])
-    row("build time", [say.seconds(build.seconds) if build.seconds is not None and build.method == "hnsw" else "–" for build in each])
-    row("build rate", [f"{build.vectors / build.seconds:,.0f} vectors/s" if build.seconds and build.method == "hnsw" else "–" for build in each])
+    row(
+        "build time",
+        [say.seconds(build.seconds) if build.seconds is not None and build.method == "hnsw" else "–" for build in each],
+    )
+    row(
+        "build rate",
+        [
+            f"{build.vectors / build.seconds:,.0f} vectors/s" if build.seconds and build.method == "hnsw" else "–"
+            for build in each
+        ],
+    )
     row("index size", [say.size(build.bytes) if build.bytes else "–" for build in each])
-    row("bytes a vector", [f"{build.bytes / build.vectors:,.0f} bytes" if build.bytes and build.vectors else "–" for build in each])
+    row(
+        "bytes a vector",
+        [f"{build.bytes / build.vectors:,.0f} bytes" if build.bytes and build.vectors else "–" for build in each],
+    )
     row("built at", [say.day(build.created_at) for build in each])
     cost = measured.cost
     paid = (

@@ -1,4 +1,4 @@
-"""Charts as SVG. Colours are classes: a page brings them for light and dark, a picture of its own carries them inside."""
+"""Charts as SVG. Colours are classes: a page brings them for light and dark, a picture carries its own."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from html import escape
 from evals.report.axes import Scale, label, spread, ticks
 from evals.report.model import Bars, Chart, Line, LineChart, Plot, Ranks
 
-WIDE, NARROW, SMALL = 560, 340, 360
-"""Pixels: a column of a wide page, a telephone, one of three in a row. Letters are 12 px in all, so each is drawn apart."""
+WIDE, NARROW, SMALL = 560, 340, 280
+"""Pixels: a column of a wide page, a telephone, one of four in a row. Letters are 12 px in each."""
 LETTER = 6.6
 """Width of a letter at 12 px, on the safe side."""
 
@@ -84,12 +84,15 @@ def _lines(chart: LineChart, width: int) -> tuple[str, int]:
     for row in rows:
         if bottom <= row <= top:
             body.append(_row(left, width - 14, y(row), label(row, step)))
-    body += [f'<text class="muted" x="{place:.1f}" y="{floor + 17}" text-anchor="middle">{text}</text>' for place, text in marks]
+    body += [
+        f'<text class="muted" x="{place:.1f}" y="{floor + 17}" text-anchor="middle">{text}</text>'
+        for place, text in marks
+    ]
     if chart.limit:
         at = y(chart.limit[0])
         above = at - 5 if at - roof > 16 else at + 14
         body.append(f'<line class="limit" x1="{left:.1f}" x2="{width - 14}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        body.append(f'<text class="limit-ink" x="{width - 16}" y="{above:.1f}" text-anchor="end">{escape(chart.limit[1])}</text>')
+        body.append(_text(width - 16, above, chart.limit[1], kind="limit-ink", anchor="end"))
     taken: list[tuple[float, float, float, float]] = []
     for line in chart.lines:
         body.append(_line(line, x, y, taken, width, floor))
@@ -107,17 +110,22 @@ def _line(
         if line.style == "main":
             parts.append(f'<circle class="main" cx="{px:.1f}" cy="{py:.1f}" r="3.5"/>')
         else:
-            parts.append(f'<rect class="hollow other" stroke-width="2" style="fill:var(--card,#fff)" x="{px - 3.5:.1f}" y="{py - 3.5:.1f}" width="7" height="7"/>')
+            parts.append(
+                f'<rect class="hollow other" stroke-width="2" style="fill:var(--card,#fff)" '
+                f'x="{px - 3.5:.1f}" y="{py - 3.5:.1f}" width="7" height="7"/>'
+            )
         text = line.labels[place] if line.labels else ""
         if not text:
             continue
         half = len(text) * LETTER / 2
         middle = min(max(px, x.start + half), width - 4 - half)
-        for down in ((18, -9) if line.style == "main" else (-9, 18)):
+        for down in (18, -9) if line.style == "main" else (-9, 18):
             box = (middle - half, py + down - 11, middle + half, py + down + 3)
             if box[3] < floor and box[1] > 0 and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
-                parts.append(f'<text class="ink" x="{middle:.1f}" y="{py + down:.1f}" text-anchor="middle">{escape(text)}</text>')
+                parts.append(
+                    f'<text class="ink" x="{middle:.1f}" y="{py + down:.1f}" text-anchor="middle">{escape(text)}</text>'
+                )
                 break
     return "".join(parts)
 
@@ -142,11 +150,17 @@ def _bars(chart: Bars, width: int) -> tuple[str, int]:
         for number, (_, style, values) in enumerate(chart.series):
             at = middle + (number - len(chart.series) / 2) * wide
             top = y(values[place])
-            body.append(f'<rect class="bar {style}" x="{at:.1f}" y="{top:.1f}" width="{max(1.0, wide - 1.5):.1f}" height="{max(0.0, floor - top):.1f}"/>')
+            body.append(
+                f'<rect class="bar {style}" x="{at:.1f}" y="{top:.1f}" '
+                f'width="{max(1.0, wide - 1.5):.1f}" height="{max(0.0, floor - top):.1f}"/>'
+            )
             if chart.values:
-                body.append(f'<text class="ink" x="{at + wide / 2:.1f}" y="{top - 4:.1f}" text-anchor="middle">{values[place]:.{2 if highest < 10 else 1}f}</text>')
+                body.append(_text(at + wide / 2, top - 4, f"{values[place]:.{2 if highest < 10 else 1}f}", kind="ink"))
     shown = _spaced(names)
-    body += [f'<text class="muted" x="{at:.1f}" y="{floor + 17}" text-anchor="middle">{escape(text)}</text>' for at, text in shown]
+    body += [
+        f'<text class="muted" x="{at:.1f}" y="{floor + 17}" text-anchor="middle">{escape(text)}</text>'
+        for at, text in shown
+    ]
     return "".join(body), floor + 42
 
 
@@ -160,12 +174,14 @@ def _ranks(chart: Ranks, width: int) -> tuple[str, int]:
     body = [_frame(chart.x_name, chart.y_name, width, left, 4, floor)]
     for column in columns:
         body.append(f'<line class="grid" x1="{x(column):.1f}" x2="{x(column):.1f}" y1="4" y2="{floor}"/>')
-        body.append(f'<text class="muted" x="{x(column):.1f}" y="{floor + 17}" text-anchor="middle">{label(column, step)}</text>')
+        body.append(_text(x(column), floor + 17, label(column, step)))
     for place, (name, value) in enumerate(chart.items):
         top = 8 + place * 22
         short = name if len(name) * LETTER <= 130 else name[: int(130 / LETTER) - 1] + "…"
         body.append(f'<text class="ink" x="{left - 6:.1f}" y="{top + 12}" text-anchor="end">{escape(short)}</text>')
-        body.append(f'<rect class="bar main" x="{left:.1f}" y="{top}" width="{max(1.0, x(value) - left):.1f}" height="15"/>')
+        body.append(
+            f'<rect class="bar main" x="{left:.1f}" y="{top}" width="{max(1.0, x(value) - left):.1f}" height="15"/>'
+        )
         body.append(f'<text class="ink" x="{x(value) + 5:.1f}" y="{top + 12}">{value:,.0f}</text>')
     return "".join(body), floor + 42
 
@@ -174,9 +190,13 @@ def _frame(x_name: str, y_name: str, width: int, left: float, roof: float, floor
     middle = (roof + floor) / 2
     return (
         f'<line class="axis" x1="{left:.1f}" x2="{width - 14}" y1="{floor}" y2="{floor}"/>'
-        f'<text class="muted" x="{(left + width - 14) / 2:.1f}" y="{floor + 36}" text-anchor="middle">{escape(x_name)}</text>'
-        f'<text class="muted" transform="translate(11 {middle:.1f}) rotate(-90)" text-anchor="middle">{escape(y_name)}</text>'
+        f"{_text((left + width - 14) / 2, floor + 36, x_name)}"
+        f'<g transform="translate(11 {middle:.1f}) rotate(-90)">{_text(0, 0, y_name)}</g>'
     )
+
+
+def _text(x: float, y: float, text: str, *, kind: str = "muted", anchor: str = "middle") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def _row(left: float, right: float, at: float, text: str) -> str:

@@ -35,7 +35,7 @@ def options(debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `kb` and return its exit code. An error is one message on standard error; `--debug` anywhere shows its traceback."""
+    """Run `kb` and return its exit code. An error is one message on standard error; `--debug` shows its traceback."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     own = words[: words.index("--")] if "--" in words else words
     debug = DEBUG in own

@@ -16,7 +16,7 @@ def chunks(
     tenant: Tenant = None,
     config: Config = None,
 ) -> None:
-    """Print every chunk as one JSON object a line: doc_id, uri, ordinal, start, end, kind, heading_path, fingerprint, text."""
+    """Print the chunks as JSON, one a line: doc_id, uri, ordinal, start, end, kind, heading_path, fingerprint, text."""
     from kb_pipeline.session import one_tenant, open_session
     from kb_pipeline.store.listing import chunk_rows
 

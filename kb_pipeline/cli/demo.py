@@ -31,7 +31,7 @@ def demo(
     ] = None,
     config: Config = None,
 ) -> None:
-    """Index the documentation of this environment's Python packages (or a folder) as tenant `demo`, and ask it something."""
+    """Index the documentation of the installed Python packages (or a folder) as tenant `demo`, and ask it something."""
     from kb_pipeline.cli.run import ASSETS
     from kb_pipeline.cli.runs import RunOptions, run_tenants
 

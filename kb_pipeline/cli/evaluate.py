@@ -24,7 +24,7 @@ def evaluate(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Measure recall, quality, latency and coverage, store the verdict and write the report. Exit code 5: it did not pass."""
+    """Measure recall, quality, latency and coverage; store the verdict, write the report. Exit code 5: not passed."""
     from dataclasses import replace
     from uuid import uuid4
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -80,8 +80,8 @@ def execute(
 
 
 @contextmanager
-def active(session: Session, tenant_id: str) -> Iterator[None]:
-    """Make this session the one the run's resource takes: same connection facts, lock held, progress on the terminal."""
+def active(session: Session, tenant_id: str) -> Generator[None]:
+    """Make this session the one the run's resource takes: same database, lock held, progress on the terminal."""
     token = CURRENT.set(replace(session, locked=session.locked | {tenant_id}))
     try:
         yield

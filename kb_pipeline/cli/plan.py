@@ -42,7 +42,8 @@ def in_words(found: dict[str, Any]) -> list[str]:
     """A preview in lines for a person."""
     documents = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in found["documents"].items() if count)
     chunks = ", ".join(f"{count:,} {kind}" for kind, count in found["chunks"].items() if count)
-    cost = "no cost" if not found["cost_usd"] else f"${found['cost_usd']:.4f}"
+    usd = found["cost_usd"]
+    cost = "price not known" if usd is None else f"${usd:.4f}" if usd else "no cost"
     lines = [f"documents: {documents or 'none'}", f"chunks: {chunks or 'none touched'}"]
     lines.append(f"to embed: {found['texts_to_embed']:,} texts, {found['tokens_to_embed']:,} tokens, {cost}")
-    return [*lines, *(f"- {reason}" for reason in found["reasons"])] if found["reasons"] else [*lines, "nothing to do"]
+    return [*lines, *(f"- {reason}" for reason in found["reasons"])]

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from kb_pipeline.log_progress import LogProgress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
-
-class Task(Protocol):
-    """What a stage advances."""
-
-    def advance(self, n: int = 1, **facts: object) -> None: ...
-
-    def done(self) -> None: ...
+    from kb_pipeline.stages.context import TaskHandle
 
 
 def terminal_progress() -> RichProgress | LogProgress:
@@ -33,7 +27,7 @@ class RichProgress:
         self._bars: Bars | None = None
         self._open = 0
 
-    def task(self, name: str, total: int | None, unit: str) -> Task:
+    def task(self, name: str, total: int | None, unit: str) -> TaskHandle:
         """A bar that advances towards `total` units (None: not known)."""
         if self._bars is None:
             self._bars = _bars()
@@ -58,8 +52,11 @@ class _Bar:
         self._ended = False
 
     def advance(self, n: int = 1, **facts: object) -> None:
-        shown = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.items())
-        self._bars.update(self._id, advance=n, **({"facts": shown} if shown else {}))
+        self._bars.update(self._id, advance=n)
+        if facts:
+            self._bars.update(
+                self._id, facts=", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.items())
+            )
 
     def done(self) -> None:
         if self._ended:

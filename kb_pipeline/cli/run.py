@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from kb_pipeline.cli.execute import Outcome
 from kb_pipeline.cli.options import Config, Json, NoWait, Tenant, note, print_json
 
 ASSETS = ("documents", "chunks", "fingerprints", "embeddings", "hnsw_index", "eval_report", "live_index")
@@ -79,16 +80,16 @@ def _check_asset(until: str | None) -> None:
         )
 
 
-def _report(outcomes: list, *, as_json: bool) -> None:  # pyright: ignore[reportMissingTypeArgument, reportUnknownParameterType]
+def _report(outcomes: list[Outcome], *, as_json: bool) -> None:
     if as_json:
-        print_json({outcome.tenant: asdict(outcome) for outcome in outcomes})  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    codes = [outcome.exit_code for outcome in outcomes]  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-    if len(codes) > 1 and any(codes):  # pyright: ignore[reportUnknownArgumentType]
-        note(f"{sum(1 for code in codes if code)} of {len(codes)} tenants did not end with 0")  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    raise typer.Exit(worst(codes))  # pyright: ignore[reportUnknownArgumentType]
+        print_json({outcome.tenant: asdict(outcome) for outcome in outcomes})
+    codes = [outcome.exit_code for outcome in outcomes]
+    if len(codes) > 1 and any(codes):
+        note(f"{sum(1 for code in codes if code)} of {len(codes)} tenants did not end with 0")
+    raise typer.Exit(worst(codes))
 
 
 def worst(codes: list[int]) -> int:
-    """The exit code of several tenants' runs: an error above a refusal, above "again later", above quarantine, above done."""
+    """The exit code of several tenants' runs: error before refusal, "again later", quarantine, done."""
     order = (1, 2, 5, 75, 4, 3, 0)
     return min(codes, key=order.index, default=0)

@@ -32,7 +32,7 @@ class RunOptions:
 def run_tenants(
     config: str | None, tenant: str | None, options: RunOptions, *, source: str | None = None, quiet: bool = False
 ) -> list[Outcome]:
-    """Run the chosen tenants one by one; one that fails does not keep the others from running, unless it is the only one."""
+    """Run the chosen tenants one by one; one that fails does not keep the others from running."""
     session = open_session(config)
     if source is not None:
         tenant = tenant_for(session, tenant)
@@ -54,7 +54,7 @@ def run_tenants(
 
 
 def run_tenant(session: Session, tenant_id: str, options: RunOptions) -> Outcome:
-    """One tenant's run under its lock. Starts no Dagster run when the source and the plan say that nothing is to be done."""
+    """One tenant's run under its lock. Starts no Dagster run when source and plan say that nothing is to be done."""
     started = time.monotonic()
     session.tenant(tenant_id)
     with tenant_lock(session.db, tenant_id, wait_s=0 if options.no_wait else None):

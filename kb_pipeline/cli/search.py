@@ -43,9 +43,7 @@ def search(
     tenant_id = one_tenant(session, tenant)
     conditions = [parse_where(one) for one in where or ()]
     with Retriever(session.db, session.settings) as retriever:
-        hits = retriever.search(
-            query, tenant=tenant_id, k=k, where=conditions, ef_search=ef_search, profile=profile
-        )
+        hits = retriever.search(query, tenant=tenant_id, k=k, where=conditions, ef_search=ef_search, profile=profile)
     if as_json:
         print_json([asdict(hit) for hit in hits])
         return

@@ -20,8 +20,8 @@ def environment_overrides(
 ) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
     """The settings the environment gives, as a table like the file's, and the variable's name of each path.
 
-    `KB_EMBEDDER__MODEL=x` is `[embedder] model`, `KB_TENANTS__DOCS__SOURCE=/srv` is `[tenants.docs] source`; a tenant of the
-    file is found also when its name has a dash. A value is read as a TOML value where the setting is not a text.
+    `KB_EMBEDDER__MODEL=x` is `[embedder] model`, `KB_TENANTS__DOCS__SOURCE=/srv` is `[tenants.docs] source`; a tenant
+    of the file is found also when its name has a dash. A value is read as TOML where the setting is not a text.
     """
     overrides: dict[str, Any] = {}
     places: dict[tuple[str, ...], str] = {}
@@ -71,7 +71,8 @@ def _refuse_single_underscore(name: str) -> None:
     for section, model in section_models(tenant=False).items():
         if rest == section:
             raise ConfigError(
-                f"environment variable {name} names a section; write {name}{LEVEL}KEY, for example {name}{LEVEL}{next(iter(model.model_fields)).upper()}"
+                f"environment variable {name} names a section; write {name}{LEVEL}KEY, "
+                f"for example {name}{LEVEL}{next(iter(model.model_fields)).upper()}"
             )
         if rest.startswith(section + "_") and rest.removeprefix(section + "_") in model.model_fields:
             key = rest.removeprefix(section + "_").upper()
@@ -80,5 +81,6 @@ def _refuse_single_underscore(name: str) -> None:
             )
     if rest.startswith("tenants_") and rest.split("_")[-1] in tenant_keys():
         raise ConfigError(
-            f"environment variable {name} is not a setting; levels are joined by two underscores, as in KB_TENANTS__DOCS__SOURCE"
+            f"environment variable {name} is not a setting; levels are joined by two underscores, "
+            "as in KB_TENANTS__DOCS__SOURCE"
         )

@@ -14,7 +14,8 @@ Path = tuple[str, ...]
 def section_models(*, tenant: bool) -> dict[str, type[Section]]:
     """The sections by name: those of the whole file, or those under one tenant."""
     fields = (Shared if tenant else Settings).model_fields
-    return {name: field.annotation for name, field in fields.items() if _is_section(field.annotation)}
+    annotations = ((name, field.annotation) for name, field in fields.items())
+    return {name: found for name, found in annotations if isinstance(found, type) and issubclass(found, Section)}
 
 
 def tenant_keys() -> set[str]:
@@ -82,7 +83,3 @@ def _sentence(path: Path, where: str | Mapping[Path, str]) -> str:
         hint = "valid here: " + ", ".join(sorted(allowed(tuple(parent)) or ()))
     section = f"[{'.'.join(parent)}] " if parent else ""
     return f"{place}: {section}{name} is not a setting; {hint}"
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Section)

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -96,9 +96,12 @@ def absolute_paths(raw: dict[str, Any], folder: Path) -> None:
     """Make `source`, `golden` and the staging folder independent of the working directory, in place."""
     for table in [raw, *_tenants(raw, None).values()]:
         for owner, key in ((table, "source"), (table.get("eval"), "golden"), (table.get("staging"), "url")):
-            value = owner.get(key) if isinstance(owner, dict) else None
+            if not isinstance(owner, dict):
+                continue
+            section = cast("dict[str, Any]", owner)
+            value = section.get(key)
             if isinstance(value, str):
-                owner[key] = located(value, folder)  # pyright: ignore[reportOptionalSubscript]
+                section[key] = located(value, folder)
 
 
 def located(place: str, folder: Path) -> str:
@@ -117,7 +120,7 @@ def readable(error: ValidationError, file: str, places: Mapping[tuple[str, ...],
     """One line for each fault: where it stands, what was found, what is allowed."""
     lines: list[str] = []
     for fault in error.errors(include_url=False):
-        loc = tuple(str(part) for part in fault["loc"] if isinstance(part, str | int))
+        loc = tuple(str(part) for part in fault["loc"])
         key = tuple(part for part in loc if part.isidentifier() or "-" in part)
         place = next(
             (name for known, name in places.items() if known[: len(key)] == key or key[-2:] == known[-2:]), file

@@ -17,6 +17,9 @@ SPOILT_ATTEMPTS = 4
 _SPLIT_AFTER = 6
 """Failures of one request while others are answered, before it is taken apart."""
 
+_TOO_MUCH_AFTER = 4
+"""429s of one request, before we take it for more than the provider's bucket holds."""
+
 
 @dataclass(slots=True)
 class Bill:
@@ -54,11 +57,11 @@ class Asking:
                 return True
             if fault.kind is Kind.SPOILT:
                 return state.attempt_number >= SPOILT_ATTEMPTS
-            if state.attempt_number >= _SPLIT_AFTER:
-                if fault.kind is Kind.THROTTLED and len(texts) > 1:
-                    return True
-                if fault.kind is Kind.DOWN and self._tally.answered - answered_before >= _SPLIT_AFTER:
-                    return True
+            if fault.kind is Kind.THROTTLED and state.attempt_number >= _TOO_MUCH_AFTER and len(texts) > 1:
+                return True
+            others = self._tally.answered - answered_before
+            if fault.kind is Kind.DOWN and state.attempt_number >= _SPLIT_AFTER and others >= _SPLIT_AFTER:
+                return True
             return self._turns.out_of_patience()
 
         def pause_s(state: RetryCallState) -> float:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
 
 _SLACK = 0.98
-"""Part of a configured limit that is used: our clock and the provider's start a connection apart, so the rest would be 429s."""
+"""Part of a configured limit that is used: our clock and the provider's start a connection apart."""
+_BURST = 1 / 12
+"""Part of a minute's worth that is sent at once under a configured limit: nothing is known of the provider's bucket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,18 @@ class Booking:
     """Right after the request was booked."""
     corrections: float
     """Sum of all corrections up to then."""
+    at: float
+    """Monotonic time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the headers of one answer say of one bucket; None: nothing."""
+
+    limit: float | None = None
+    remaining: float | None = None
+    reset_s: float | None = None
+    """Until it is full again."""
 
 
 @dataclass(slots=True)
@@ -37,17 +51,25 @@ class ToldBucket:
     """
 
     limit: float = math.inf
+    """Per minute."""
+    full: float = 0.0
+    """Largest sum of `remaining` and what flows in until `reset`; 0 while `reset` was never told."""
     level: float = math.inf
     on_way: float = 0.0
     """Sent and not yet answered."""
     corrections: float = 0.0
     at: float = 0.0
 
+    @property
+    def capacity(self) -> float:
+        """What it holds when full: at most a minute's worth."""
+        return min(self.full, self.limit) if self.full > 0 else self.limit
+
     def wait_s(self, need: float, now: float) -> float:
         """Seconds until `need` fits; 0 when it does now."""
         self._fill(now)
         # a need above the whole bucket is sent when the bucket is full: the provider then says what it thinks of it
-        missing = min(need, self.limit) - self.level
+        missing = min(need, self.capacity) - self.level
         return 0.0 if missing <= 0 or math.isinf(self.limit) else missing * 60.0 / self.limit
 
     def send(self, need: float, now: float) -> Booking:
@@ -55,32 +77,33 @@ class ToldBucket:
         self._fill(now)
         self.level -= need
         self.on_way += need
-        return Booking(need, self.level, self.corrections)
+        return Booking(need, self.level, self.corrections, now)
 
-    def answered(
-        self, booking: Booking, now: float, *, taken: bool, limit: float | None, remaining: float | None
-    ) -> None:
-        """Book its answer, with what the headers tell (None: nothing). `taken`: it was not answered 429."""
+    def answered(self, booking: Booking, now: float, told: Told, *, taken: bool) -> None:
+        """Book its answer, with what the headers tell. `taken`: it was not answered 429."""
         self._fill(now)
         self.on_way = max(self.on_way - booking.need, 0.0)
-        if limit is not None and limit > 0:
-            self.limit = limit
-        if remaining is None or math.isinf(self.limit):
+        if told.limit is not None and told.limit > 0:
+            self.limit = told.limit
+        if told.remaining is None or math.isinf(self.limit):
             return
+        rate = self.limit / 60.0
+        if told.reset_s is not None and told.reset_s > 0:
+            self.full = max(self.full, told.remaining + told.reset_s * rate)
         if math.isinf(self.level) or math.isinf(booking.level):
-            self.level = min(self.level, remaining - self.on_way)
+            self.level = min(self.level, told.remaining - self.on_way)
             return
         back = 0.0 if taken else booking.need
         self.level += back
-        error = remaining - (booking.level + back) - (self.corrections - booking.corrections)
-        # believe at once in less than thought, and by halves in more: two requests may have arrived in the other order
-        correction = error if error < 0 else error / 2
-        self.level = min(self.level + correction, self.limit)
+        error = told.remaining - (booking.level + back) - (self.corrections - booking.corrections)
+        # more than thought may be what flowed in while the request travelled, which the model counts already
+        correction = error if error < 0 else max(error - rate * (now - booking.at), 0.0)
+        self.level = min(self.level + correction, self.capacity)
         self.corrections += correction
 
     def _fill(self, now: float) -> None:
         if not math.isinf(self.limit):
-            self.level = min(self.level + max(now - self.at, 0.0) * self.limit / 60.0, self.limit)
+            self.level = min(self.level + max(now - self.at, 0.0) * self.limit / 60.0, self.capacity)
         self.at = now
 
 
@@ -98,17 +121,30 @@ class RateLimits:
     def __post_init__(self) -> None:
         from aiolimiter import AsyncLimiter
 
-        if self.requests_per_minute is not None:
-            self._own_requests = AsyncLimiter(max(self.requests_per_minute * _SLACK, 1.0), 60.0)
-        if self.tokens_per_minute is not None:
-            self._own_tokens = AsyncLimiter(self.tokens_per_minute * _SLACK, 60.0)
+        def limiter(per_minute: float | None) -> AsyncLimiter | None:
+            if per_minute is None:
+                return None
+            burst = max(per_minute * _SLACK * _BURST, 1.0)
+            return AsyncLimiter(burst, burst * 60.0 / (per_minute * _SLACK))
+
+        self._own_requests = limiter(self.requests_per_minute)
+        self._own_tokens = limiter(self.tokens_per_minute)
 
     async def own_turn(self, tokens: int) -> None:
-        """Wait until the configured limits allow a request of that many tokens, and book it."""
-        if self._own_requests is not None:
-            await self._own_requests.acquire()
-        if self._own_tokens is not None:
-            await self._own_tokens.acquire(min(float(tokens), self._own_tokens.max_rate))
+        """Wait until the configured limits allow a request of that many tokens, and book it.
+
+        A limit the provider tells of itself, and which is not above the configured one, is kept by its own bucket instead.
+        """
+        for limiter, mine, told, need in (
+            (self._own_requests, self.requests_per_minute, self.requests.limit, 1.0),
+            (self._own_tokens, self.tokens_per_minute, self.tokens.limit, float(tokens)),
+        ):
+            if limiter is None or mine is None or told <= mine:
+                continue
+            while need > 0:
+                part = min(need, limiter.max_rate)
+                await limiter.acquire(part)
+                need -= part
 
     def told_wait_s(self, tokens: int, now: float) -> float:
         """Seconds until the provider's own buckets, as far as known, allow it."""
@@ -121,16 +157,27 @@ class RateLimits:
     def answered(self, booked: tuple[Booking, Booking], now: float, headers: Mapping[str, str], *, taken: bool) -> None:
         """Book an answer and learn from its headers (an empty mapping for none). `taken`: it was not answered 429."""
         for bucket, booking, name in ((self.requests, booked[0], "requests"), (self.tokens, booked[1], "tokens")):
-            limit = _number(headers.get(f"x-ratelimit-limit-{name}"))
-            remaining = _number(headers.get(f"x-ratelimit-remaining-{name}"))
-            bucket.answered(booking, now, taken=taken, limit=limit, remaining=remaining)
+            told = Told(
+                limit=_number(headers.get(f"x-ratelimit-limit-{name}")),
+                remaining=_number(headers.get(f"x-ratelimit-remaining-{name}")),
+                reset_s=duration_s(headers.get(f"x-ratelimit-reset-{name}")),
+            )
+            bucket.answered(booking, now, told, taken=taken)
 
-    def known(self) -> tuple[float, float]:
-        """Requests and tokens per minute, the smaller of configured and told; infinite where unknown."""
-        return (
-            min(self.requests_per_minute or math.inf, self.requests.limit),
-            min(self.tokens_per_minute or math.inf, self.tokens.limit),
-        )
+    def request_tokens(self) -> float:
+        """How many tokens a request should have, as far as the limits are known: infinite where they are not.
+
+        A few seconds' worth, at most half the bucket; more where requests are scarcer than tokens, so that both limits are
+        used up together.
+        """
+        minute = min(self.tokens_per_minute or math.inf, self.tokens.limit)
+        if math.isinf(minute):
+            return math.inf
+        requests = min(self.requests_per_minute or math.inf, self.requests.limit)
+        wanted = minute * _BURST * _SLACK
+        if not math.isinf(requests):
+            wanted = max(wanted, 1.25 * minute / requests)
+        return min(wanted, minute, self.tokens.capacity / 2)
 
 
 def reset_hint_s(headers: Mapping[str, str]) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ log = logging.getLogger(__name__)
 _RESPONSE_BYTES = 4 << 20
 """Vectors of one answer; what is in memory at once is a small multiple of it times the concurrency."""
 _REQUEST_TOKENS = 65_536.0
+_FIRST_TOKENS = 4_096.0
 _TICK_S = 1.0
 _PROBE = "hello"
 
@@ -71,17 +71,13 @@ class Traffic:
     def size(self) -> RequestSize:
         """How large a request should be at present. From any thread.
 
-        Answers of about 4 MiB and a few seconds' worth of the token limit keep memory flat, a loss small and the flow even;
-        where requests are scarcer than tokens, requests grow so that both limits are used up together.
+        Answers of about 4 MiB and a few seconds' worth of the token limit keep memory flat, a loss small and the flow even.
+        The first requests are small: their answers tell the limits.
         """
         inputs = max(_RESPONSE_BYTES // (4 * self._spec.dims), 16)
-        tokens = _REQUEST_TOKENS
+        tokens = _FIRST_TOKENS if self.tally.answered == 0 else _REQUEST_TOKENS
         if self._turns is not None:
-            per_minute, tokens_per_minute = self._turns.current.limits.known()
-            if not math.isinf(tokens_per_minute):
-                tokens = min(tokens, max(tokens_per_minute / 12, 512))
-                if not math.isinf(per_minute):
-                    tokens = min(max(tokens, 1.25 * tokens_per_minute / per_minute), tokens_per_minute)
+            tokens = min(tokens, max(self._turns.current.limits.request_tokens(), 512.0))
         return RequestSize(inputs, int(tokens)).capped(self._size_cap)
 
     async def run(self) -> None:

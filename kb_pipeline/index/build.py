@@ -59,15 +59,31 @@ def build_exact(db: Database, tenant_id: str, action: Build, version: Version, *
         rows, _ = rows_with_vector(conn, tenant_id, version.version)
         detail = {"trigger": action.trigger, "reason": action.reason}
         build_id = add_build(
-            conn, tenant_id, version=version.version, slot=None, params=None, rows=rows, state="candidate", run_id=run_id, detail=detail
+            conn,
+            tenant_id,
+            version=version.version,
+            slot=None,
+            params=None,
+            rows=rows,
+            state="candidate",
+            run_id=run_id,
+            detail=detail,
         )
     return Built(build_id, None, rows)
 
 
 def build_hnsw(
-    db: Database, tenant_id: str, action: Build, version: Version, config: IndexConfig, *, run_id: str, progress: Progress
+    db: Database,
+    tenant_id: str,
+    action: Build,
+    version: Version,
+    config: IndexConfig,
+    *,
+    run_id: str,
+    progress: Progress,
 ) -> Built:
-    """A candidate with an HNSW index in the free slot. Raises `IndexBuildError`; then nothing is left of it but a `failed` row."""
+    """A candidate with an HNSW index in the free slot. Raises `IndexBuildError`; then nothing is left of it but a
+    `failed` row."""
     params = action.params
     assert params is not None, "an hnsw build has parameters"
     with build_lock(db):
@@ -77,7 +93,9 @@ def build_hnsw(
             analyze(conn, leaf)
             rows, indexed = rows_with_vector(conn, tenant_id, version.version)
             limits = server_limits(conn)
-            allowed = allowance(config.build_memory_mb, limits.maintenance_mb, limits.shared_buffers_mb, local=limits.local)
+            allowed = allowance(
+                config.build_memory_mb, limits.maintenance_mb, limits.shared_buffers_mb, local=limits.local
+            )
             memory_mb = maintenance_work_mem(indexed, params, version.spec.dims, allowed)
             workers = build_workers(config.build_workers, limits)
             slot, leaving = free_slot(standing_builds(conn, tenant_id), version.version)
@@ -88,7 +106,15 @@ def build_hnsw(
                 "allowed_by": allowed.source, "workers": workers, "indexed_rows": indexed,
             }  # fmt: skip
             build_id = add_build(
-                conn, tenant_id, version=version.version, slot=slot, params=params, rows=rows, state="building", run_id=run_id, detail=detail
+                conn,
+                tenant_id,
+                version=version.version,
+                slot=slot,
+                params=params,
+                rows=rows,
+                state="building",
+                run_id=run_id,
+                detail=detail,
             )
         try:
             work = _Work(tenant_id, build_id, leaf, slot, params, version, memory_mb, workers, indexed)
@@ -96,18 +122,30 @@ def build_hnsw(
             with db.connect("owner", autocommit=True) as conn:
                 state, size = finish_build(conn, build_id, seconds=seconds, detail={"workers": workers})
             if state != "candidate":
-                raise IndexBuildError(f"the index of build {build_id} is not valid after it was built; see the server's log")
+                raise IndexBuildError(
+                    f"the index of build {build_id} is not valid after it was built; see the server's log"
+                )
         except BaseException as error:
             with suppress(psycopg.Error):  # a server that is gone is put right by the next run
                 with db.connect("owner", autocommit=True) as conn:
                     fail_build(conn, build_id, f"{type(error).__name__}: {error}")
                 recover_locked(db)
             if isinstance(error, psycopg.Error):
-                raise IndexBuildError(f"Postgres ended the build of {index_name(build_id)}: {error}. What is live was not touched") from error
+                raise IndexBuildError(
+                    f"Postgres ended the build of {index_name(build_id)}: {error}. What is live was not touched"
+                ) from error
             raise
     log.info("built %s: %d rows in %.1f s, %d MB", index_name(build_id), indexed, seconds, size // 2**20)
     return Built(
-        build_id, slot, rows, seconds, size, memory_mb, allowed.mb, workers, None if leaving is None else leaving.build_id
+        build_id,
+        slot,
+        rows,
+        seconds,
+        size,
+        memory_mb,
+        allowed.mb,
+        workers,
+        None if leaving is None else leaving.build_id,
     )
 
 
@@ -125,7 +163,8 @@ class _Work:
 
 
 def _create(db: Database, work: _Work, progress: Progress) -> tuple[float, int]:
-    """Runs CREATE INDEX; seconds it took and the workers it had. A container's small /dev/shm costs the workers, not the build."""
+    """Runs CREATE INDEX; seconds it took and the workers it had. A container's small /dev/shm costs the workers, not
+    the build."""
     for workers in dict.fromkeys((work.workers, 0)):
         try:
             with db.connect("owner", autocommit=True) as conn:
@@ -142,7 +181,8 @@ def _create(db: Database, work: _Work, progress: Progress) -> tuple[float, int]:
 def _create_with(db: Database, conn: Connection[TupleRow], work: _Work, workers: int, progress: Progress) -> float:
     statement = create_index(
         work.tenant_id, work.build_id, work.leaf,
-        version=work.version.version, slot=work.slot, params=work.params, dims=work.version.spec.dims, column_storage=work.version.storage,
+        version=work.version.version, slot=work.slot, params=work.params,
+        dims=work.version.spec.dims, column_storage=work.version.storage,
     )  # fmt: skip
     spilled: list[str] = []
 
@@ -156,7 +196,9 @@ def _create_with(db: Database, conn: Connection[TupleRow], work: _Work, workers:
     try:
         with (
             build_session(conn, work.leaf, memory_mb=work.memory_mb, workers=workers),
-            watched(db, conn.info.backend_pid, progress, f"hnsw index ({work.params.storage}, m={work.params.m})", work.rows),
+            watched(
+                db, conn.info.backend_pid, progress, f"hnsw index ({work.params.storage}, m={work.params.m})", work.rows
+            ),
         ):
             started = time.perf_counter()
             conn.execute(statement)
@@ -165,7 +207,7 @@ def _create_with(db: Database, conn: Connection[TupleRow], work: _Work, workers:
         if not spilled:
             raise
         raise IndexBuildError(
-            f"the index of {work.rows:,} rows did not fit {work.memory_mb:,} MB although it was computed to ({spilled[0]}): "
+            f"the index of {work.rows:,} rows did not fit the computed {work.memory_mb:,} MB ({spilled[0]}): "
             f"set [index] build_memory_mb = {2 * work.memory_mb} or more"
         ) from error
     if spilled:

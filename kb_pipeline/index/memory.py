@@ -15,7 +15,8 @@ _FIXED = 4 * _MB
 
 
 def bytes_per_row(params: IndexParams, dims: int) -> float:
-    """Bytes of an element of the graph under construction: 682 + 4 dims at m = 16 (2 dims as halfvec, dims / 8 as bits).
+    """Bytes of an element of the graph under construction: 682 + 4 dims at m = 16 (2 dims as halfvec, dims / 8 as
+    bits).
 
     Layer 0 holds 2m neighbours of 16 bytes; an element has 1 / (m - 1) upper layers on average, of m neighbours each
     (hnswutils.c: HnswInitNeighborArray, HnswGetLayerM).
@@ -48,7 +49,8 @@ def maintenance_work_mem(rows: int, params: IndexParams, dims: int, allowed: All
     if params.storage == "vector" and needed_mb(rows, smaller, dims) <= allowed.mb:
         advice += ', or [index] storage = "halfvec", which fits'
     raise IndexBuildError(
-        f"the graph of {rows:,} rows x {dims:,} dims ({params.storage}, m = {params.m}) needs {needed:,} MB to be built in memory, "
+        f"the graph of {rows:,} rows x {dims:,} dims ({params.storage}, m = {params.m}) needs {needed:,} MB to "
+        "be built in memory, "
         f"allowed are {allowed.mb:,} MB ({allowed.source}): {advice}"
     )
 
@@ -56,8 +58,8 @@ def maintenance_work_mem(rows: int, params: IndexParams, dims: int, allowed: All
 def allowance(asked_mb: int | None, server_mb: int, shared_buffers_mb: int, *, local: bool) -> Allowance:
     """What a build may take: as configured; else half of this machine's free memory when the server runs here.
 
-    A server elsewhere does not tell its memory: its `maintenance_work_mem` or `shared_buffers`, whichever is more, because an index
-    larger than `shared_buffers` would be slow to search anyway.
+    A server elsewhere does not tell its memory: its `maintenance_work_mem` or `shared_buffers`, whichever is more,
+    because an index larger than `shared_buffers` would be slow to search anyway.
     """
     if asked_mb is not None:
         return Allowance(asked_mb, "[index] build_memory_mb")

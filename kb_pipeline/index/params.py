@@ -19,7 +19,8 @@ EXACT_VOLUME = 1_250_000
 def resolve_params(config: IndexConfig, dims: int, column_storage: str) -> IndexParams:
     """The parameters `config` asks for, complete, for a column of `dims` dims of type `column_storage`.
 
-    An `ef_construction` that was not given follows a given `m` up to the 2m that pgvector needs. Raises `ConfigError` naming the fix.
+    An `ef_construction` that was not given follows a given `m` up to the 2m that pgvector needs. Raises `ConfigError`
+    naming the fix.
     """
     m, ef_construction = PRESETS[config.preset]
     if config.m is not None:
@@ -42,9 +43,13 @@ def resolve_params(config: IndexConfig, dims: int, column_storage: str) -> Index
 def index_storage(asked: str | None, dims: int, column_storage: str) -> str:
     """How a column is indexed: `asked` if it can be, else the finest that takes the dims. Raises `ConfigError`."""
     if dims > MAX_COLUMN_DIMS:
-        raise ConfigError(f"a column holds {MAX_COLUMN_DIMS:,} dims at most, the embedder has {dims:,}: set [embedder] dims")
+        raise ConfigError(
+            f"a column holds {MAX_COLUMN_DIMS:,} dims at most, the embedder has {dims:,}: set [embedder] dims"
+        )
     fitting = [
-        name for name, limit in MAX_DIMS.items() if dims <= limit and not (name == "vector" and column_storage == "halfvec")
+        name
+        for name, limit in MAX_DIMS.items()
+        if dims <= limit and not (name == "vector" and column_storage == "halfvec")
     ]
     if asked is None:
         return fitting[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,8 @@ POLL_S = 0.5
 
 
 @contextmanager
-def watched(db: Database, pid: int, progress: Progress, name: str, rows: int) -> Iterator[None]:
-    """While the block runs, backend `pid`'s CREATE INDEX moves a task of `rows` rows on. Watching never fails a build."""
+def watched(db: Database, pid: int, progress: Progress, name: str, rows: int) -> Generator[None]:
+    """Shows backend `pid`'s CREATE INDEX as a task of `rows` rows while the block runs. Watching never fails a build."""
     ended = threading.Event()
     task = progress.task(name, rows, "rows")
     thread = threading.Thread(target=_watch, args=(db, pid, task, rows, ended), name="index-progress", daemon=True)

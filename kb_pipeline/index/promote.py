@@ -29,11 +29,13 @@ class Switched:
     why: str | None
 
 
-def promote(db: Database, tenant_id: str, build_id: int, *, by: str, why: str | None = None, force: bool = False) -> Switched:
+def promote(
+    db: Database, tenant_id: str, build_id: int, *, by: str, why: str | None = None, force: bool = False
+) -> Switched:
     """Makes a measured build live. Its newest verdict is read in the same transaction; a live build is left as it is.
 
-    `force` overrides a missing or failed verdict and needs `why`, which is kept. Raises `GateRefused` with the reasons, `ConfigError`
-    for a build that cannot go live.
+    `force` overrides a missing or failed verdict and needs `why`, which is kept. Raises `GateRefused` with the reasons,
+    `ConfigError` for a build that cannot go live.
     """
     if force and not why:
         raise ConfigError("a promotion by force needs a reason (--why), which is kept with the decision")
@@ -57,19 +59,24 @@ def check_gate(build_id: int, evaluated: EvalRun | None) -> None:
     if evaluated.verdict != "pass":
         reasons = "; ".join(evaluated.reasons) or "no reason was stored"
         raise GateRefused(
-            f"build {build_id} may not go live: {reasons}. What is live stays; to override: kb promote {build_id} --force --why '...'"
+            f"build {build_id} may not go live: {reasons}. What is live stays; to override: kb promote "
+            f"{build_id} --force --why '...'"
         )
 
 
 def rollback(db: Database, tenant_id: str, *, by: str, why: str | None = None) -> Switched:
-    """Goes back to the build that was live before; a second rollback goes forward again. Raises `NotLive` when there is none."""
+    """Goes back to the build that was live before; a second rollback goes forward again. Raises `NotLive` when there is
+    none."""
     with db.connect("owner") as conn, conn.transaction():
         lock_builds(conn, tenant_id)
         live = read_live(conn, tenant_id)
         if live is None:
             raise NotLive(f"tenant {tenant_id} serves nothing yet, so there is nothing to go back to")
         if live.previous_build_id is None:
-            raise NotLive(f"build {live.build_id} of tenant {tenant_id} has no previous build: the soak time is over, or it is the first")
+            raise NotLive(
+                f"build {live.build_id} of tenant {tenant_id} has no previous build: the soak time is over, or "
+                "it is the first"
+            )
         evaluated = newest_eval_run(conn, tenant_id, live.previous_build_id)
         switch(
             conn, tenant_id, live.previous_build_id, by=by, why=why or f"rollback from build {live.build_id}",

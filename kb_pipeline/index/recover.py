@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LET_GO_S = 3.0
-"""How long a backend whose client died may take to notice (client_connection_check_interval is 1 s) before it is ended."""
+"""How long a backend whose client died may take to notice (client_connection_check_interval is 1 s) before it is ended.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Recovered:
 
 
 def recover(db: Database) -> Recovered:
-    """Cleans the whole database; does nothing while another process builds. What is live is never touched. Repeatable."""
+    """Cleans the whole database; does nothing while another process builds. Never touches what is live. Repeatable."""
     try:
         with build_lock(db, wait_s=0):
             return recover_locked(db)

@@ -21,8 +21,9 @@ MAX_VALUES = 1_000
 class Condition:
     """One condition; a search takes documents that meet all of theirs.
 
-    `eq` and `in` compare type and value, and find a value in a list too (`tags = ["a", "b"]`). Ranges compare numbers with numbers
-    and texts with texts, byte by byte (dates as ISO 8601 are right so). `prefix` is of texts. Raises `ConfigError`.
+    `eq` and `in` compare type and value, and find a value in a list too (`tags = ["a", "b"]`). Ranges compare numbers
+    with numbers and texts with texts, byte by byte (dates as ISO 8601 are right so). `prefix` is of texts. Raises
+    `ConfigError`.
     """
 
     key: str
@@ -64,7 +65,10 @@ class Condition:
     def wire(self) -> dict[str, Any]:
         """As kb.search_filter reads it."""
         if self.op in ("eq", "in"):
-            return {"op": "contains", "of": [each for value in self.values() for each in ({self.key: value}, {self.key: [value]})]}
+            return {
+                "op": "contains",
+                "of": [each for value in self.values() for each in ({self.key: value}, {self.key: [value]})],
+            }
         return {"op": self.op, "key": self.key, "value": self.value}
 
 
@@ -85,8 +89,8 @@ _LIST_ITEM = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[^,]*)\s*(?:,|$)', re.DOTALL)
 def parse_where(text: str) -> Condition:
     """A condition as people type it: `key=value`, `key>=3`, `key^=prefix`, `key in a,b`.
 
-    A bare number, `true`, `false` or `null` means both that value and the text of the same spelling, for `=` and `in`; in double
-    quotes a value is text only. A key in double quotes may hold anything. Raises `ConfigError`.
+    A bare number, `true`, `false` or `null` means both that value and the text of the same spelling, for `=` and `in`;
+    in double quotes a value is text only. A key in double quotes may hold anything. Raises `ConfigError`.
     """
     match = _WHERE.fullmatch(text)
     if match is None:

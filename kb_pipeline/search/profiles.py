@@ -26,7 +26,8 @@ def checked_profile(profile: str | None) -> str:
 
 
 def asked_ef(ef_search: int | None, profile: str | None, config: IndexConfig) -> int | None:
-    """What was asked for: by the request, else (where it names no profile) by the tenant's configuration. None: the profile decides."""
+    """What was asked for: by the request, else (where it names no profile) by the tenant's configuration. None: the
+    profile decides."""
     if ef_search is not None:
         if not 1 <= ef_search <= 1000:
             raise ConfigError(f"ef_search = {ef_search}: choose 1 to 1000")

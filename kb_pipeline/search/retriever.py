@@ -39,10 +39,11 @@ class _Serving:
 
 
 class Retriever:
-    """Searches tenants of one database; keep it, it holds connections and the loaded model. Safe for use by several threads.
+    """Searches tenants of one database; keep it, it holds connections and the loaded model. Safe for use by several
+    threads.
 
-    A search is one round trip. When another model went live meanwhile, the answer says so, and the question is embedded again:
-    vectors of different models are never compared. Use as a context manager, or `close()`.
+    A search is one round trip. When another model went live meanwhile, the answer says so, and the question is embedded
+    again: vectors of different models are never compared. Use as a context manager, or `close()`.
     """
 
     def __init__(self, db: Database, settings: Settings, *, max_connections: int = 8) -> None:
@@ -65,8 +66,8 @@ class Retriever:
     ) -> list[Hit]:
         """The `k` nearest distinct texts (all there are, if fewer pass), best first.
 
-        `ef_search`, else `profile` (interactive, default, offline) say how far the index is searched. Raises `NotLive` when the
-        tenant serves nothing yet, `ConfigError` for a request that cannot be.
+        `ef_search`, else `profile` (interactive, default, offline) say how far the index is searched. Raises `NotLive`
+        when the tenant serves nothing yet, `ConfigError` for a request that cannot be.
         """
         if not query.strip():
             raise ConfigError("the question is empty")
@@ -93,13 +94,18 @@ class Retriever:
         ef_search: int | None = None,
         profile: str | None = None,
     ) -> list[Hit]:
-        """`search` with a query vector of one's own, made with the embedder of `version`: live, or in soak after a switch.
+        """`search` with a query vector of one's own, made with the embedder of `version`: live, or in soak after a
+        switch.
 
         Raises `NotLive` when that version is not searchable (any more).
         """
         answer = self._search(checked_tenant_id(tenant), version, vector, k, where, ef_search, profile, lenient=True)
         if isinstance(answer, Moved):
-            now = "nothing is" if answer.version is None else f"v{answer.version} ({(answer.embedder or {}).get('model')}) is"
+            now = (
+                "nothing is"
+                if answer.version is None
+                else f"v{answer.version} ({(answer.embedder or {}).get('model')}) is"
+            )
             raise NotLive(
                 f"tenant {tenant!r} is not searchable with vectors of version v{version}; {now} live. "
                 "Make the query vector with the live version's embedder, or use Retriever.search"
@@ -115,7 +121,9 @@ class Retriever:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     @cached_property
@@ -148,8 +156,8 @@ class Retriever:
         n = k + 2 + k // 8  # room for equal texts under other headings, which are folded
         while True:
             found = self._ask(
-                tenant, version, vector, n=n, ef=asked_ef(ef_search, profile, index), profile=named, fallback_ef=PROFILES[named],
-                at_least=2 * k, conditions=wire(where), lenient=lenient,
+                tenant, version, vector, n=n, ef=asked_ef(ef_search, profile, index), profile=named,
+                fallback_ef=PROFILES[named], at_least=2 * k, conditions=wire(where), lenient=lenient,
             )  # fmt: skip
             if isinstance(found, Moved):
                 return found

@@ -141,10 +141,13 @@ def chunk_manifest(ctx: StageContext, manifest_url: str, writer: OutputWriter) -
             if batch.full:
                 writer.write(to_arrow(batch, with_status=False))
                 batch = StagedBatch()
+        for gone in _gone(ctx.staging, manifest_url):
+            # Beside the last documents, so that a small change set (a rename, say) is one transaction.
+            batch.gone = gone
+            writer.write(to_arrow(batch, with_status=False))
+            batch = StagedBatch()
         if batch.documents:
             writer.write(to_arrow(batch, with_status=False))
-        for gone in _gone(ctx.staging, manifest_url):
-            writer.write(to_arrow(StagedBatch(gone=gone), with_status=False))
     finally:
         task.done()
     return tally.summary(time.perf_counter() - started), tally.letters

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kb_pipeline.errors import BudgetExceeded, KbError, MissingChunks, ProviderUnavailable
-from kb_pipeline.stages.apply import ApplyReport, apply_change_set
+from kb_pipeline.stages.apply import apply_change_set
 from kb_pipeline.stages.context import StageContext
-from kb_pipeline.stages.embedding import Embedding, Purse
+from kb_pipeline.stages.embedding import Embedding
+from kb_pipeline.stages.purse import Purse
 from kb_pipeline.stages.wanted import wanted_versions
 from kb_pipeline.store.contents import settle_contents, unproven_chunks
 from kb_pipeline.store.dead_letters import count_dead_letters
@@ -74,8 +75,8 @@ def run(ctx: StageContext, *, max_cost: float | None = None) -> EmbeddingsSummar
         wanted = wanted_versions(conn, ctx.tenant_id, ctx.tenant.embedder)
         purse = Purse(ctx, conn, max_cost=max_cost)
         embedding = Embedding(ctx, conn, wanted, purse)
+        interrupted = is_unsettled(conn, ctx.tenant_id)
         stopped: KbError | None = None
-        applied = ApplyReport()
         try:
             purse.require(change_set.summary.get("cost_usd", 0.0))
             embedding.cast()
@@ -83,12 +84,11 @@ def run(ctx: StageContext, *, max_cost: float | None = None) -> EmbeddingsSummar
         except (BudgetExceeded, ProviderUnavailable) as error:
             stopped = error
             log.warning("stopped: %s; documents that are complete are committed", error)
-        applied = apply_change_set(ctx, conn, change_set, wanted.required, embedding.refused, deletions=stopped is None)
-        if stopped is None:
-            _settle(conn, ctx.tenant_id, change_set, partly=applied.waiting > 0)
-            embedding.backfill()
-        else:
+        applied = apply_change_set(ctx, conn, change_set, wanted.required, embedding.refused, whole=stopped is None)
+        if stopped is not None:
             raise stopped
+        _settle(conn, ctx.tenant_id, change_set, strays=interrupted or applied.waiting > 0)
+        embedding.backfill()
         missing = _prove(conn, ctx.tenant_id, [number for space in wanted.spaces for number in space.numbers])
         if not missing:
             set_tenant_version(conn, ctx.tenant_id, version.version, "complete", only_from="backfilling")
@@ -116,17 +116,16 @@ def run(ctx: StageContext, *, max_cost: float | None = None) -> EmbeddingsSummar
     )
 
 
-def _settle(conn: Connection[TupleRow], tenant_id: str, change_set: StageOutput, *, partly: bool) -> None:
+def _settle(conn: Connection[TupleRow], tenant_id: str, change_set: StageOutput, *, strays: bool) -> None:
     """The change set is in the tables: note it, and mark contents as orphans that came to no chunk.
 
-    Such contents are there when an earlier run was interrupted, or when a document waits because one of its texts was refused.
+    There may be such strays when an earlier run was interrupted, or a document waits because one of its texts was refused.
     """
     with conn.transaction():
-        if is_unsettled(conn, tenant_id):
+        if strays:
             orphans = settle_contents(conn, tenant_id)
-            if orphans:
-                log.info("%d contents belong to no chunk%s", orphans, ": a text of their document was refused" if partly else "")
-            mark_settled(conn, tenant_id)
+            log.info("%d contents belong to no chunk", orphans)
+        mark_settled(conn, tenant_id)
         mark_applied(conn, tenant_id, change_set.root_id)
         mark_output_applied(conn, tenant_id, change_set.output_id)
 

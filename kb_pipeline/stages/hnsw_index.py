@@ -46,7 +46,8 @@ class IndexSummary:
 def run(ctx: StageContext, *, rebuild: bool = False) -> IndexSummary:
     """Carries out the plan's build, if there is one; `rebuild` asks for one in any case.
 
-    Raises `StaleStage` when vectors are missing still, `IndexBuildError` when the build is refused or fails: what is live stays.
+    Raises `StaleStage` when vectors are missing still, `IndexBuildError` when the build is refused or fails: what is
+    live stays.
     """
     found = recover(ctx.db)
     recovered = [*(f"build {build_id} marked failed" for build_id in found.failed_builds), *found.dropped_indexes]

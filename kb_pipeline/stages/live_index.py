@@ -44,7 +44,8 @@ class LiveSummary:
 def run(ctx: StageContext, *, by: str) -> LiveSummary:
     """Promotes the newest candidate if its stored verdict and the review mode allow, and drops what is past its soak.
 
-    Raises `GateRefused` with the reasons when the candidate did not pass, `StaleStage` when it was not measured: what is live stays.
+    Raises `GateRefused` with the reasons when the candidate did not pass, `StaleStage` when it was not measured: what
+    is live stays.
     """
     tenant_id = ctx.tenant_id
     with ctx.db.connect("owner") as conn:
@@ -79,14 +80,17 @@ def drop_past_soak(ctx: StageContext, soak: timedelta) -> list[int]:
     leaving = [
         build.build_id
         for build in builds
-        if (build.state == "previous" and (build.build_id != live.previous_build_id or build.since_s >= soak.total_seconds()))
+        if (
+            build.state == "previous"
+            and (build.build_id != live.previous_build_id or build.since_s >= soak.total_seconds())
+        )
         or (build.state == "candidate" and build.build_id < live.build_id)
     ]
     return [build_id for build_id in leaving if drop_build(ctx.db, ctx.tenant_id, build_id)]
 
 
 def _newest_candidate(builds: list[BuildRow]) -> BuildRow | None:
-    """The candidate that decides. One that is older than the live build was passed over and is no longer of interest."""
+    """The candidate that decides. One that is older than the live build was passed over."""
     live = max((build.build_id for build in builds if build.state in ("live", "previous")), default=0)
     return max(
         (build for build in builds if build.state == "candidate" and build.build_id > live),
@@ -102,7 +106,10 @@ def _summary(
     if live is not None and live.previous_build_id is not None:
         back = f"kb rollback --tenant {tenant_id}  (to build {live.previous_build_id})"
     if waiting is not None:
-        reasons = [*reasons, f"build {waiting} passed and waits for a person: kb promote {waiting} --tenant {tenant_id}"]
+        reasons = [
+            *reasons,
+            f"build {waiting} passed and waits for a person: kb promote {waiting} --tenant {tenant_id}",
+        ]
     return LiveSummary(
         tenant=tenant_id,
         promoted=promoted,

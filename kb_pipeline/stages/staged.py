@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kb_pipeline.chunking.model import Chunk
 from kb_pipeline.fingerprint import SEPARATOR
+from kb_pipeline.stages.columns import arrow_array, list_array
 from kb_pipeline.staging import OutputWriter
 from kb_pipeline.store.documents import DocumentRow
 
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
 
 BATCH_DOCUMENTS = 512
 BATCH_CHUNKS = 4096
-BATCH_CHARACTERS = 8_000_000
+BATCH_CHARACTERS = 4_000_000
 """A batch ends at the first of these: what a stage holds in memory, and what one transaction applies."""
 
 GONE = ("deleted", "renamed")
 """Kinds of manifest rows whose document leaves the index; a renamed one comes back under `renamed_to`."""
 
 _JOIN = SEPARATOR.decode()
+_OF_DOCUMENT = ("uri", "content_sha256", "text_sha256", "state", "metadata", "format", "chunker")
+"""Fields of `DocumentRow` after `doc_id`, in its order."""
 
 
 @cache
@@ -149,47 +152,43 @@ def to_arrow(batch: StagedBatch, *, with_status: bool) -> pa.RecordBatch:
     import pyarrow as pa
 
     schema = chunks_schema(with_status=with_status)
-    item: Any = schema.field("chunks").type.value_type
-    columns = [pa.array(getattr(batch.chunks, each.name), each.type) for each in item]
-    chunks = pa.StructArray.from_arrays(columns, fields=list(item))
+    kind: Any = schema.field("chunks").type
+    fields = list(kind.value_type)
+    columns = [arrow_array(getattr(batch.chunks, each.name), each.type) for each in fields]
+    chunks = pa.StructArray.from_arrays(columns, fields=fields)
     gone = len(batch.gone)
-    offsets = pa.array([*batch.bounds, *[batch.bounds[-1]] * gone], pa.int32())
     nothing: list[None] = [None] * gone
-    rows = {
+    rows: dict[str, list[Any]] = {
         "doc_id": [*(document.doc_id for document in batch.documents), *batch.gone],
         "kind": [*batch.kinds, *["deleted"] * gone],
-        **{
-            name: [*(getattr(document, name) for document in batch.documents), *nothing]
-            for name in ("uri", "content_sha256", "text_sha256", "state", "metadata", "format", "chunker")
-        },
+        **{name: [*(getattr(document, name) for document in batch.documents), *nothing] for name in _OF_DOCUMENT},
     }
-    arrays: list[Any] = [pa.array(rows[each.name], each.type) for each in schema if each.name != "chunks"]
-    arrays.append(pa.ListArray.from_arrays(offsets, chunks, type=schema.field("chunks").type))
+    arrays = [arrow_array(rows[each.name], each.type) for each in schema if each.name != "chunks"]
+    arrays.append(list_array([*batch.bounds, *[batch.bounds[-1]] * gone], chunks, kind))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def from_arrow(batch: pa.RecordBatch) -> StagedBatch:
+def from_arrow(arrow: pa.RecordBatch) -> StagedBatch:
     """What `to_arrow` wrote."""
+    batch: Any = arrow
     kinds: list[str] = batch.column("kind").to_pylist()
     doc_ids: list[str] = batch.column("doc_id").to_pylist()
     staying = sum(kind not in GONE for kind in kinds)
-    names = ("doc_id", "uri", "content_sha256", "text_sha256", "state", "metadata", "format", "chunker")
-    rows = zip(*(batch.column(name).slice(0, staying).to_pylist() for name in names), strict=True)
-    lists: Any = batch.column("chunks")
-    base = lists.offsets[0].as_py()
-    chunks: Any = lists.flatten()
-    fields = {each.name: chunks.field(each.name).to_pylist() for each in chunks.type}
+    columns = (batch.column(name).slice(0, staying).to_pylist() for name in ("doc_id", *_OF_DOCUMENT))
+    lists = batch.column("chunks")
+    offsets: list[int] = lists.offsets.to_pylist()
+    chunks = lists.flatten()
     return StagedBatch(
-        documents=[DocumentRow(*row) for row in rows],
+        documents=[DocumentRow(*row) for row in zip(*columns, strict=True)],
         kinds=kinds[:staying],
-        bounds=[offset - base for offset in lists.offsets.to_pylist()[: staying + 1]],
-        chunks=ChunkColumns(**fields),
+        bounds=[offset - offsets[0] for offset in offsets[: staying + 1]],
+        chunks=ChunkColumns(**{each.name: chunks.field(each.name).to_pylist() for each in chunks.type}),
         gone=doc_ids[staying:],
     )
 
 
 class RowBuffer:
-    """Gathers rows and writes them as batches of a schema."""
+    """Gathers rows and writes them as batches of a flat schema; what a row does not say is null."""
 
     def __init__(self, writer: OutputWriter, schema: pa.Schema, *, batch_rows: int = 5000) -> None:
         self._writer = writer
@@ -208,5 +207,6 @@ class RowBuffer:
         import pyarrow as pa
 
         if self._rows:
-            self._writer.write(pa.RecordBatch.from_pylist(self._rows, schema=self._schema))
+            arrays = [arrow_array([row.get(each.name) for row in self._rows], each.type) for each in self._schema]
+            self._writer.write(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
             self._rows = []

@@ -61,7 +61,8 @@ def rows_with_vector(conn: Connection[TupleRow], tenant_id: str, version: int) -
 
     row = conn.execute(
         sql.SQL(
-            "SELECT count(*) FILTER (WHERE orphaned_at IS NULL), count(*) FROM kb.contents WHERE tenant_id = %s AND {} IS NOT NULL"
+            "SELECT count(*) FILTER (WHERE orphaned_at IS NULL), count(*) FROM kb.contents WHERE tenant_id = "
+            "%s AND {} IS NOT NULL"
         ).format(column(version)),
         (tenant_id,),
     ).fetchone()
@@ -80,10 +81,12 @@ def add_build(
     run_id: str,
     detail: Mapping[str, Any],
 ) -> int:
-    """A new build (`hnsw` with a slot and parameters, else `exact`), with the tenant's totals as they are now; its number."""
+    """A new build (`hnsw` with a slot and parameters, else `exact`), with the tenant's totals as they are now; its
+    number."""
     with conn.transaction():
         row = conn.execute(
-            "INSERT INTO kb.builds (tenant_id, version, method, slot, params, rows_at_build, inserted_at_build, deleted_at_build, "
+            "INSERT INTO kb.builds (tenant_id, version, method, slot, params, rows_at_build, "
+            "inserted_at_build, deleted_at_build, "
             "state, run_id, detail) SELECT tenant_id, %s, %s, %s, %s, %s, inserted_total, deleted_total, %s, %s, %s "
             "FROM kb.tenants WHERE tenant_id = %s RETURNING build_id",
             (
@@ -110,7 +113,8 @@ def finish_build(
 ) -> tuple[str, int]:
     """`building` becomes `candidate` if its index is valid, else nothing changes: (new state, bytes of the index)."""
     row = conn.execute(
-        "UPDATE kb.builds b SET state = 'candidate', changed_at = now(), seconds = %s, bytes = pg_relation_size(i.indexrelid), "
+        "UPDATE kb.builds b SET state = 'candidate', changed_at = now(), seconds = %s, bytes = "
+        "pg_relation_size(i.indexrelid), "
         "detail = b.detail || %s FROM pg_index i WHERE b.build_id = %s AND b.state = 'building' AND i.indisvalid "
         "AND i.indexrelid = to_regclass('kb.' || quote_ident(b.index_name)) RETURNING b.state, b.bytes",
         (seconds, Jsonb(dict(detail)), build_id),
@@ -121,7 +125,8 @@ def finish_build(
 def fail_build(conn: Connection[TupleRow], build_id: int, error: str) -> None:
     """`building` becomes `failed`, with the reason."""
     conn.execute(
-        "UPDATE kb.builds SET state = 'failed', changed_at = now(), detail = detail || jsonb_build_object('error', %s::text) "
+        "UPDATE kb.builds SET state = 'failed', changed_at = now(), detail = detail || "
+        "jsonb_build_object('error', %s::text) "
         "WHERE build_id = %s AND state = 'building'",
         (error, build_id),
     )
@@ -130,7 +135,8 @@ def fail_build(conn: Connection[TupleRow], build_id: int, error: str) -> None:
 def mark_dropped(conn: Connection[TupleRow], tenant_id: str, build_id: int) -> bool:
     """A candidate or previous build becomes `dropped`, and what pointed at it lets go; whether it did. One transaction.
 
-    With the last build of a version in soak the version is `retired`: nobody can search it, so nothing fills it any more.
+    With the last build of a version in soak the version is `retired`: nobody can search it, so nothing fills it any
+    more.
     """
     with conn.transaction():
         row = conn.execute(
@@ -141,13 +147,16 @@ def mark_dropped(conn: Connection[TupleRow], tenant_id: str, build_id: int) -> b
         if row is None:
             return False
         released = conn.execute(
-            "UPDATE kb.live SET previous_build_id = NULL, previous_version = NULL WHERE tenant_id = %s AND previous_build_id = %s",
+            "UPDATE kb.live SET previous_build_id = NULL, previous_version = NULL WHERE tenant_id = %s AND "
+            "previous_build_id = %s",
             (tenant_id, build_id),
         ).rowcount
         if released:
             conn.execute(
-                "UPDATE kb.tenant_versions t SET state = 'retired', changed_at = now() WHERE tenant_id = %(t)s AND version = %(v)s "
-                "AND state = 'previous' AND NOT EXISTS (SELECT FROM kb.live l WHERE l.tenant_id = %(t)s AND l.version = %(v)s)",
+                "UPDATE kb.tenant_versions t SET state = 'retired', changed_at = now() WHERE tenant_id = %(t)s "
+                "AND version = %(v)s "
+                "AND state = 'previous' AND NOT EXISTS (SELECT FROM kb.live l WHERE l.tenant_id = %(t)s AND "
+                "l.version = %(v)s)",
                 {"t": tenant_id, "v": row[0]},
             )
         return True

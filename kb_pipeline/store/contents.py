@@ -10,6 +10,7 @@ from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from kb_pipeline.embed.protocol import Vectors
+from kb_pipeline.fingerprint import embedded_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +225,19 @@ def fill_by_cast(
             return
         yield row[0]
         after = row[1]
+
+
+def sample_vectors(conn: Connection[TupleRow], tenant_id: str, version: int, *, rows: int = 8) -> list[tuple[str, Vectors]]:
+    """A few embedded texts with their vectors, to compare another endpoint of the same model with."""
+    found = conn.execute(
+        sql.SQL(
+            "SELECT context, body, {column}::vector FROM kb.contents WHERE tenant_id = %s AND {column} IS NOT NULL "
+            "ORDER BY fingerprint LIMIT %s"
+        ).format(column=column(version)),
+        (tenant_id, rows),
+        binary=True,
+    )
+    return [(embedded_text(context, body), vector) for context, body, vector in found]
 
 
 def settle_contents(conn: Connection[TupleRow], tenant_id: str) -> int:

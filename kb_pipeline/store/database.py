@@ -40,7 +40,8 @@ class Database:
     ) -> psycopg.Connection[TupleRow]:
         """A direct connection, to be used as a context manager (which commits and closes).
 
-        `writer` and `reader` see the rows of `tenant` only, and none without one; `owner` sees all. Arrays travel as pgvector types.
+        `writer` and `reader` see the rows of `tenant` only, and none without one; `owner` sees all. Arrays travel as
+        pgvector types. Roles guard against our own mistakes: who may run any SQL on a connection can take another role.
         """
         import psycopg
 
@@ -59,8 +60,10 @@ class Database:
     def pool(
         self, role: Role, *, min_size: int = 1, max_size: int = 8, autocommit: bool = False
     ) -> ConnectionPool[psycopg.Connection[TupleRow]]:
-        """A pool of such connections without a tenant, to be used as a context manager. A tenant set on one does not outlive its use;
-        with `autocommit`, statements set it for themselves (`set_config(..., true)`) and giving back costs no round trip.
+        """A pool of such connections without a tenant, to be used as a context manager.
+
+        A tenant set on one does not outlive its use. With `autocommit`, statements set it for themselves
+        (`set_config(..., true)`), and giving a connection back costs no round trip.
         """
         from psycopg_pool import ConnectionPool
 
@@ -76,9 +79,10 @@ class Database:
 
 
 def open_database(home: Path | None = None, *, dsn: str | None = None) -> Database:
-    """The database to work on, ready: `dsn`, else `KB_DSN`, else `kb` on the embedded server of `home` (started when needed).
+    """The database to work on, ready: `dsn`, else `KB_DSN`, else `kb` on the embedded server of `home`.
 
-    Repeatable and fast when nothing is to do. Raises `UnsupportedPostgres`, `ConfigError`, `KbError`.
+    Starts that server when needed. Repeatable, and fast when nothing is to do. Raises `UnsupportedPostgres`,
+    `ConfigError`, `KbError`.
     """
     if asked := dsn or os.environ.get("KB_DSN"):
         database = Database(_checked(asked))
@@ -112,7 +116,7 @@ def prepare(database: Database) -> None:
 
 
 def create_database(dsn: str, beside: str) -> None:
-    """Creates the database that `dsn` names, through database `beside` on the same server; no error when it exists already."""
+    """Creates the database `dsn` names, through database `beside` on the same server. It may exist already."""
     import psycopg
     from psycopg import errors, sql
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -127,7 +131,8 @@ def create_database(dsn: str, beside: str) -> None:
             pass
         except errors.InsufficientPrivilege as error:
             raise ConfigError(
-                f"the user {connection.info.user!r} may not create the database {name!r}: an administrator has to run\n\n"
+                f"the user {connection.info.user!r} may not create the database {name!r}: "
+                "an administrator has to run\n\n"
                 f'CREATE DATABASE "{name}" OWNER "{connection.info.user}";'
             ) from error
 
@@ -179,8 +184,8 @@ def _set_up(connection: psycopg.Connection[Any], role: Role, tenant: str | None)
     row = connection.execute(_SET_UP, values).fetchone()
     if row is None:
         raise ConfigError(
-            f"pgvector is not on the search_path of user {connection.info.user!r} in database {connection.info.dbname!r}: "
-            "add the schema it is installed in (ALTER ROLE ... SET search_path)"
+            f"pgvector is not on the search_path of user {connection.info.user!r} "
+            f"in database {connection.info.dbname!r}: add the schema it is installed in (ALTER ROLE ... SET search_path)"
         )
     register(connection, (row[2], row[3]), (row[4], row[5]))
 
@@ -208,7 +213,9 @@ def _checked(dsn: str) -> str:
     try:
         parts = conninfo_to_dict(dsn)
     except psycopg.ProgrammingError as error:
-        raise ConfigError(f"KB_DSN is no Postgres DSN ({str(error).strip()}): write postgresql://user@host/database") from None
+        raise ConfigError(
+            f"KB_DSN is no Postgres DSN ({str(error).strip()}): write postgresql://user@host/database"
+        ) from None
     if not parts.get("dbname"):
         raise ConfigError("KB_DSN names no database: write postgresql://user@host/database")
     return dsn

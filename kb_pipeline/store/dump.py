@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 from kb_pipeline.errors import KbError
 from kb_pipeline.home import kb_home
-from kb_pipeline.store.cluster import DEFAULT_MAJOR, bin_dir, wanted_major
+from kb_pipeline.store.binaries import bin_dir
+from kb_pipeline.store.cluster import DEFAULT_MAJOR, wanted_major
 
 if TYPE_CHECKING:
     from kb_pipeline.store.database import Database
 
 
 def dump(database: Database, file: Path) -> None:
-    """Write schema `kb` to `file` in one snapshot. The file is complete or not there: it is written beside and renamed."""
+    """Write schema `kb` to `file` in one snapshot. Written beside and renamed: the file is complete or not there."""
     beside = file.with_name(file.name + ".part")
     try:
         _call(
@@ -28,7 +29,7 @@ def dump(database: Database, file: Path) -> None:
 
 
 def restore_dump(database: Database, file: Path) -> None:
-    """Replace schema `kb` by the dump's, in one transaction: afterwards everything is from the file, or nothing changed."""
+    """Replace schema `kb` by the dump's, in one transaction: all is from the file then, or nothing changed."""
     from kb_pipeline.store.database import prepare
 
     _call(
@@ -45,7 +46,7 @@ def restore_dump(database: Database, file: Path) -> None:
     prepare(database)
 
 
-# The owner's policy shows every row, but only with row security left on; pg_dump switches it off by default and is refused then.
+# The owner's policy shows every row, but pg_dump switches row security off by default, and is refused then.
 _AS_OWNER = ("--role=kb_owner", "--enable-row-security", "--no-owner")
 
 

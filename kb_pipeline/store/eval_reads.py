@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
@@ -52,7 +50,8 @@ class CorpusRows:
 
 _BUILD = """
 SELECT b.build_id, b.version, b.method, b.slot, b.params, b.state, b.rows_at_build, b.seconds, b.bytes,
-       to_char(b.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), v.embedder, v.dims, v.storage, b.index_name
+       to_char(b.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+       v.embedder, v.dims, v.storage, b.index_name
 FROM kb.builds b JOIN kb.embedding_versions v USING (version)
 WHERE b.tenant_id = %s
 """
@@ -152,7 +151,8 @@ def corpus_rows(conn: Connection[TupleRow], tenant_id: str) -> CorpusRows:
 def spent(conn: Connection[TupleRow], tenant_id: str) -> tuple[int, int, float, float, int]:
     """(texts, tokens, dollars) ever, and (dollars, texts) of the newest run that embedded anything."""
     query = """
-        SELECT coalesce(sum(texts), 0), coalesce(sum(tokens), 0), coalesce(sum(usd), 0) FROM kb.spend WHERE tenant_id = %s
+        SELECT coalesce(sum(texts), 0), coalesce(sum(tokens), 0), coalesce(sum(usd), 0)
+        FROM kb.spend WHERE tenant_id = %s
     """
     total = conn.execute(query, (tenant_id,)).fetchone() or (0, 0, 0)
     newest = """
@@ -162,15 +162,6 @@ def spent(conn: Connection[TupleRow], tenant_id: str) -> tuple[int, int, float, 
     """
     last = conn.execute(newest, (tenant_id, tenant_id)).fetchone() or (0, 0)
     return int(total[0]), int(total[1]), float(total[2]), float(last[0]), int(last[1])
-
-
-def search_build(
-    conn: Connection[TupleRow], tenant_id: str, build_id: int, vector: npt.NDArray[np.float32], k: int, *, ef_search: int
-) -> list[bytes]:
-    """Fingerprints of the k nearest contents through a build, best first, by the function that serves users."""
-    query = "SELECT fingerprint FROM kb.search_build(%s, %s, %b, %s, %s, '[]')"
-    rows = conn.execute(query, (tenant_id, build_id, vector, k, ef_search), binary=True).fetchall()
-    return [row[0] for row in rows]
 
 
 def server_versions(conn: Connection[TupleRow]) -> tuple[str, str]:

@@ -56,7 +56,9 @@ def add_eval_run(
 
 def set_report(conn: Connection[TupleRow], tenant_id: str, eval_id: int, url: str) -> None:
     """Notes where the HTML report lies."""
-    conn.execute("UPDATE kb.eval_runs SET report_url = %s WHERE tenant_id = %s AND eval_id = %s", (url, tenant_id, eval_id))
+    conn.execute(
+        "UPDATE kb.eval_runs SET report_url = %s WHERE tenant_id = %s AND eval_id = %s", (url, tenant_id, eval_id)
+    )
 
 
 def eval_run(conn: Connection[TupleRow], tenant_id: str, eval_id: int) -> EvalRun | None:

@@ -23,7 +23,7 @@ _TRAILER = b"\xff\xff"
 def vector_blocks(
     conn: Connection[TupleRow], tenant_id: str, version: int, *, dims: int, storage: str, block_rows: int
 ) -> Iterator[tuple[Fingerprints, Vectors]]:
-    """Every searchable content's fingerprint and vector, `((n,) V32, (n, dims) float32)` with n <= block_rows, in no order.
+    """Fingerprints and vectors of all searchable contents, `((n,) V32, (n, dims) float32)`, n <= block_rows, unordered.
 
     One pass, one snapshot, memory of two blocks. Every row has the same length, so no row is parsed in Python.
     """
@@ -55,7 +55,7 @@ def vector_blocks(
                 yield _decoded(held, row, block_rows, dims)
                 del held[:full]
         rest = len(held) - len(_TRAILER)
-        if rest % row.itemsize or held[rest:] != _TRAILER:
+        if rest % row.itemsize or bytes(held[rest:]) != _TRAILER:
             raise ValueError(f"the vector stream of v{version} is not made of rows of {dims} dims as {storage}")
         if rest:
             yield _decoded(held, row, rest // row.itemsize, dims)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from kb_pipeline.store.index_ddl import INDEX_PREFIX, our_indexes
+from kb_pipeline.store.index_ddl import INDEX_PREFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,13 @@ def server_versions(conn: Connection[TupleRow]) -> Finding:
 
 def index_faults(conn: Connection[TupleRow]) -> list[Finding]:
     """Indexes that are INVALID or belong to no build, and builds whose index is gone. Empty while a build runs."""
-    indexes = dict(our_indexes(conn))
+    indexes: dict[str, bool] = dict(
+        conn.execute(
+            "SELECT c.relname, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+            "WHERE c.relnamespace = 'kb'::regnamespace AND starts_with(c.relname, %s)",
+            (INDEX_PREFIX,),
+        ).fetchall()
+    )
     builds = {
         f"{INDEX_PREFIX}{build_id}": (tenant_id, state)
         for build_id, tenant_id, state in conn.execute(
@@ -93,7 +99,8 @@ def orphan_urls(conn: Connection[TupleRow]) -> set[str]:
 def connections(conn: Connection[TupleRow]) -> Finding:
     """How many connections are used, of how many."""
     row = conn.execute(
-        "SELECT count(*), current_setting('max_connections')::int FROM pg_stat_activity WHERE backend_type = 'client backend'"
+        "SELECT count(*), current_setting('max_connections')::int FROM pg_stat_activity "
+        "WHERE backend_type = 'client backend'"
     ).fetchone()
     used, limit = row or (0, 1)
     if used < 0.9 * limit:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import LiteralString
+
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
@@ -32,16 +34,25 @@ def leaf_partition(conn: Connection[TupleRow], tenant_id: str) -> str:
 
 
 def create_index(
-    tenant_id: str, build_id: int, leaf: str, *, version: int, slot: str, params: IndexParams, dims: int, column_storage: str
+    tenant_id: str,
+    build_id: int,
+    leaf: str,
+    *,
+    version: int,
+    slot: str,
+    params: IndexParams,
+    dims: int,
+    column_storage: str,
 ) -> sql.Composed:
     """CREATE INDEX CONCURRENTLY for a build.
 
-    Cosine, for normalised vectors too: in the graph pgvector keeps normalised copies and compares by inner product, so it costs the
-    same; and it is right where inner product is not, with `normalize = false` and with the rounding of halfvec. NULL vectors are not
-    indexed anyway. The tenant and the slot are literals, because only a literal predicate can be proved from a query.
+    Cosine, for normalised vectors too: in the graph pgvector keeps normalised copies and compares by inner product, so
+    it costs the same; and it is right where inner product is not, with `normalize = false` and with the rounding of
+    halfvec. NULL vectors are not indexed anyway. The tenant and the slot are literals, because only a literal predicate
+    can be proved from a query.
     """
     column = sql.Identifier(f"embedding_v{version}")
-    size = sql.SQL(str(int(dims)))
+    size = sql.Literal(dims)
     match params.storage:
         case "binary":
             key = sql.SQL("((binary_quantize({})::bit({}))) bit_hamming_ops").format(column, size)
@@ -63,12 +74,12 @@ def create_index(
     )
 
 
-_TYPE = {"vector": "vector", "halfvec": "halfvec"}
-_OPCLASS = {"vector": "vector_cosine_ops", "halfvec": "halfvec_cosine_ops"}
+_TYPE: dict[str, LiteralString] = {"vector": "vector", "halfvec": "halfvec"}
+_OPCLASS: dict[str, LiteralString] = {"vector": "vector_cosine_ops", "halfvec": "halfvec_cosine_ops"}
 
 
 def drop_index(conn: Connection[TupleRow], name: str) -> None:
-    """Drops an index without a lock that a search would feel. `conn` must be in autocommit; no error when it is gone."""
+    """Drops an index without a lock that a search would feel; no error when it is gone. `conn` is in autocommit."""
     conn.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS kb.{}").format(sql.Identifier(name)))
 
 

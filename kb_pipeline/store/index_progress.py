@@ -20,13 +20,15 @@ class BuildProgress:
 
 
 def see_other_sessions(conn: Connection[TupleRow]) -> None:
-    """Back to the login user, who may see (and end) its other sessions; kb_owner may not. `conn` must be in autocommit."""
+    """Back to the login user, who may see (and end) its other sessions; kb_owner may not. `conn` is in autocommit."""
     conn.execute("SELECT set_config('role', 'none', false)")
 
 
 def build_progress(conn: Connection[TupleRow], pid: int) -> BuildProgress | None:
     """How far the CREATE INDEX of backend `pid` is; None before it starts and after it ends."""
-    row = conn.execute("SELECT phase, coalesce(tuples_done, 0) FROM pg_stat_progress_create_index WHERE pid = %s", (pid,)).fetchone()
+    row = conn.execute(
+        "SELECT phase, coalesce(tuples_done, 0) FROM pg_stat_progress_create_index WHERE pid = %s", (pid,)
+    ).fetchone()
     return BuildProgress(*row) if row else None
 
 
@@ -43,7 +45,8 @@ def withdraw_build(conn: Connection[TupleRow], build_id: int) -> None:
 def building_backend(conn: Connection[TupleRow], build_id: int) -> int | None:
     """The backend that is building this build now."""
     row = conn.execute(
-        "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2 AND classid::bigint = %s AND objid::bigint = %s "
+        "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2 "
+        "AND classid::bigint = %s AND objid::bigint = %s "
         "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
         (_CLASS, build_id),
     ).fetchone()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -28,11 +28,14 @@ def server_limits(conn: Connection[TupleRow]) -> ServerLimits:
     """Read from the server."""
     row = conn.execute(
         "SELECT pg_size_bytes(current_setting('maintenance_work_mem')) / 1048576, "
-        "pg_size_bytes(current_setting('shared_buffers')) / 1048576, current_setting('max_parallel_maintenance_workers')::int"
+        "pg_size_bytes(current_setting('shared_buffers')) / 1048576, "
+        "current_setting('max_parallel_maintenance_workers')::int"
     ).fetchone()
     assert row is not None
     host = conn.info.host
-    return ServerLimits(row[0], row[1], row[2], local=not host or host.startswith("/") or host in ("localhost", "127.0.0.1", "::1"))
+    return ServerLimits(
+        row[0], row[1], row[2], local=not host or host.startswith("/") or host in ("localhost", "127.0.0.1", "::1")
+    )
 
 
 def build_workers(asked: int | None, limits: ServerLimits) -> int:
@@ -43,11 +46,12 @@ def build_workers(asked: int | None, limits: ServerLimits) -> int:
 
 
 @contextmanager
-def build_session(conn: Connection[TupleRow], leaf: str, *, memory_mb: int, workers: int) -> Iterator[None]:
+def build_session(conn: Connection[TupleRow], leaf: str, *, memory_mb: int, workers: int) -> Generator[None]:
     """Memory and workers for CREATE INDEX CONCURRENTLY on `leaf`; `conn` is in autocommit and used for one build only.
 
-    Set for the session: SET LOCAL has no effect with CONCURRENTLY. The table's `parallel_workers` overrides the server's guess
-    from the table's size, which leaves TOAST out, and is reset, because it would also make searches parallel.
+    Set for the session: SET LOCAL has no effect with CONCURRENTLY. The table's `parallel_workers` overrides the
+    server's guess from the table's size, which leaves TOAST out, and is reset, because it would also make searches
+    parallel.
     """
     settings = {
         "maintenance_work_mem": f"{memory_mb}MB",
@@ -72,6 +76,9 @@ def build_session(conn: Connection[TupleRow], leaf: str, *, memory_mb: int, work
 
 
 def analyze(conn: Connection[TupleRow], leaf: str) -> None:
-    """Statistics after a bulk change. Not of the vectors and texts: they help no plan, and to sample them reads them from TOAST."""
+    """Statistics after a bulk change. Not of the vectors and texts: they help no plan, and to sample them reads them
+    from TOAST."""
     conn.execute(sql.SQL("ANALYZE {} (tenant_id, fingerprint, orphaned_at)").format(sql.Identifier("kb", leaf)))
-    conn.execute("ANALYZE kb.chunks (tenant_id, doc_id, ordinal, fingerprint), kb.documents (tenant_id, doc_id, metadata)")
+    conn.execute(
+        "ANALYZE kb.chunks (tenant_id, doc_id, ordinal, fingerprint), kb.documents (tenant_id, doc_id, metadata)"
+    )

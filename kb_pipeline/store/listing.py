@@ -18,8 +18,10 @@ def chunk_rows(conn: Connection[TupleRow], tenant_id: str, *, doc_id: str | None
         cursor.execute(
             'SELECT c.doc_id, d.uri, c.ordinal, c.start_offset AS start, c.end_offset AS "end", c.kind, c.heading_path,'
             " encode(c.fingerprint, 'hex') AS fingerprint, t.body AS text"
-            " FROM kb.chunks c JOIN kb.documents d USING (tenant_id, doc_id) JOIN kb.contents t USING (tenant_id, fingerprint)"
-            " WHERE c.tenant_id = %(tenant)s AND (%(doc)s::text IS NULL OR c.doc_id = %(doc)s) ORDER BY c.doc_id, c.ordinal",
+            " FROM kb.chunks c JOIN kb.documents d USING (tenant_id, doc_id)"
+            " JOIN kb.contents t USING (tenant_id, fingerprint)"
+            " WHERE c.tenant_id = %(tenant)s AND (%(doc)s::text IS NULL OR c.doc_id = %(doc)s)"
+            " ORDER BY c.doc_id, c.ordinal",
             {"tenant": tenant_id, "doc": doc_id},
         )
         yield from cursor

@@ -1,14 +1,14 @@
 """Who works on what: session-level advisory locks on a direct connection of their own.
 
-They are polled, never waited for: a blocked `pg_advisory_lock()` holds a snapshot, and CREATE INDEX CONCURRENTLY waits for it.
-The connection does nothing else and holds no transaction. A process that dies lets go of its locks.
+They are polled, never waited for: a blocked `pg_advisory_lock()` holds a snapshot, and CREATE INDEX CONCURRENTLY waits
+for it. The connection does nothing else and holds no transaction. A process that dies lets go of its locks.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -26,26 +26,32 @@ _POLL_S = 0.2
 
 
 @contextmanager
-def tenant_lock(db: Database, tenant_id: str, *, wait_s: float | None) -> Iterator[None]:
-    """Excludes other runs of the tenant. Waits `wait_s` seconds (0: not at all, None: without end), then raises `TenantBusy`."""
+def tenant_lock(db: Database, tenant_id: str, *, wait_s: float | None) -> Generator[None]:
+    """Excludes other runs of the tenant.
+
+    Waits `wait_s` seconds (0: not at all, None: without end), then raises `TenantBusy`, which names the holder.
+    """
     with _lock(db, f"tenant:{tenant_id}", f"tenant {tenant_id!r}", wait_s):
         yield
 
 
 @contextmanager
-def build_lock(db: Database, *, wait_s: float | None = None) -> Iterator[None]:
-    """One index build or column change at a time in this database: builds on partial indexes wait for each other anyway."""
+def build_lock(db: Database, *, wait_s: float | None = None) -> Generator[None]:
+    """One index build or column change at a time in this database: concurrent builds wait for each other anyway.
+
+    Waits and raises as `tenant_lock` does.
+    """
     with _lock(db, "build", "the index build lock", wait_s):
         yield
 
 
 @contextmanager
-def _lock(db: Database, name: str, what: str, wait_s: float | None) -> Iterator[None]:
+def _lock(db: Database, name: str, what: str, wait_s: float | None) -> Generator[None]:
     key = int.from_bytes(sha256(b"kb:" + name.encode()).digest()[:8], "big", signed=True)
     deadline = None if wait_s is None else time.monotonic() + wait_s
     with db.connect("owner", autocommit=True) as connection:
-        # A managed server may close idle sessions, and the lock with them. The holder is looked up as the login user, who may
-        # see its other sessions.
+        # A managed server may close idle sessions, and the lock with them. The holder is looked up as the login user,
+        # who may see its other sessions.
         connection.execute("SELECT set_config('idle_session_timeout', '0', false), set_config('role', 'none', false)")
         while not _taken(connection, key):
             if deadline is not None and time.monotonic() >= deadline:
@@ -79,7 +85,8 @@ def _holder(connection: psycopg.Connection[Any], key: int) -> str:
         "FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
         "WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 "
         "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
-        "AND l.classid::bigint = (%(key)s::bigint >> 32) & 4294967295 AND l.objid::bigint = %(key)s::bigint & 4294967295",
+        "AND l.classid::bigint = (%(key)s::bigint >> 32) & 4294967295 "
+        "AND l.objid::bigint = %(key)s::bigint & 4294967295",
         {"key": key},
     ).fetchone()
     return f"{row[0]} (backend {row[1]}, since {row[2] or 'unknown'})" if row else "a process that has just finished"

@@ -29,36 +29,45 @@ def migrations() -> Mapping[str, str]:
 
 
 def is_current(connection: psycopg.Connection[Any]) -> bool:
-    """Whether nothing is to do in this database. `connection` is of the login user, autocommit. Raises `ConfigError` for one made by newer software."""
+    """Whether nothing is to do in this database. `connection` is of the login user, autocommit.
+
+    Raises `ConfigError` for a database made by newer software.
+    """
     from psycopg import errors
 
     try:
         with connection.transaction():
             row = connection.execute(
-                "SELECT set_config('role', 'kb_owner', true), (SELECT extversion FROM pg_extension WHERE extname = 'vector')"
+                "SELECT set_config('role', 'kb_owner', true), "
+                "(SELECT extversion FROM pg_extension WHERE extname = 'vector')"
             ).fetchone()
             if row is None or row[1] is None or _version(row[1]) < OLDEST_PGVECTOR:
                 return False
-            applied = {name for (name,) in connection.execute("SELECT name FROM kb.schema_migrations")}
-    except (errors.UndefinedTable, errors.InvalidSchemaName, errors.InsufficientPrivilege, errors.InvalidParameterValue):
+            applied: set[str] = {name for (name,) in connection.execute("SELECT name FROM kb.schema_migrations")}
+    except (
+        errors.UndefinedTable,
+        errors.InvalidSchemaName,
+        errors.InsufficientPrivilege,
+        errors.InvalidParameterValue,
+    ):
         return False
-    if unknown := applied - migrations().keys():
+    if unknown := applied - set(migrations()):
         raise ConfigError(
-            f"the database {connection.info.dbname!r} was made by a newer kb_pipeline (it has {', '.join(sorted(unknown))}): "
-            "upgrade this installation, or use another database"
+            f"the database {connection.info.dbname!r} was made by a newer kb_pipeline "
+            f"(it has {', '.join(sorted(unknown))}): upgrade this installation, or use another database"
         )
-    return applied == migrations().keys()
+    return applied == set(migrations())
 
 
 def migrate(connection: psycopg.Connection[Any]) -> list[str]:
-    """Applies what is missing and names it. Safe to run from many processes at once; `connection` is of the login user, autocommit.
+    """Applies what is missing and names it. Safe to run from many processes at once.
 
-    Raises `UnsupportedPostgres` for a server or extension that is too old, `KbError` with the SQL an administrator has to run
-    where the login user may not do it.
+    `connection` is of the login user, autocommit. Raises `UnsupportedPostgres` for a server or extension that is too
+    old, `KbError` with the SQL an administrator has to run where the login user may not do it.
     """
     check_server(connection)
     done: list[str] = []
-    # Polled, not blocking: a blocked pg_advisory_lock holds a snapshot that CREATE INDEX CONCURRENTLY elsewhere waits for.
+    # Polled, not blocking: a blocked pg_advisory_lock holds a snapshot that CREATE INDEX CONCURRENTLY would wait for.
     while not _one(connection, "SELECT pg_try_advisory_lock(%s)", MIGRATION_LOCK):
         time.sleep(0.05)
     try:
@@ -105,12 +114,16 @@ def check_server(connection: psycopg.Connection[Any]) -> None:
         remedy = offer if offered and _version(offered) >= OLDEST_PGVECTOR else f"install a newer package, then {offer}"
         raise UnsupportedPostgres(f"this database has pgvector {installed}; needed is 0.8.4 or newer: {remedy}")
     if installed is None and offered is not None and _version(offered) < OLDEST_PGVECTOR:
-        raise UnsupportedPostgres(f"this server offers pgvector {offered}; needed is 0.8.4 or newer: install a newer package")
+        raise UnsupportedPostgres(
+            f"this server offers pgvector {offered}; needed is 0.8.4 or newer: install a newer package"
+        )
 
 
 def _prepare(connection: psycopg.Connection[Any]) -> None:
-    """Extension, roles and schema. Roles belong to the whole server, and another database may make them at this moment, out of
-    reach of our lock: a lost race is tried again.
+    """Extension, roles and schema.
+
+    Roles belong to the whole server, and another database may make them at this moment, out of reach of our lock: a
+    lost race is tried again.
     """
     from psycopg import errors
 
@@ -147,7 +160,11 @@ def _admin_sql(connection: psycopg.Connection[Any]) -> str:
         "GRANT TEMP ON DATABASE {database} TO kb_owner, kb_writer;"
     )
     schema = _one(connection, "SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'vector'")
-    names = {"schema": sql.SQL(schema or "public"), "user": sql.Identifier(connection.info.user), "database": sql.Identifier(connection.info.dbname)}
+    names = {
+        "schema": sql.SQL(schema or "public"),
+        "user": sql.Identifier(connection.info.user),
+        "database": sql.Identifier(connection.info.dbname),
+    }
     return statement.format(**names).as_string(connection)
 
 

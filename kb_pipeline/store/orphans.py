@@ -19,7 +19,8 @@ def collect_orphans(conn: Connection[TupleRow], tenant_id: str, older_than: time
     while True:
         deleted = conn.execute(
             "DELETE FROM kb.contents c USING (SELECT fingerprint FROM kb.contents WHERE tenant_id = %(t)s "
-            "AND orphaned_at < now() - %(age)s::interval LIMIT %(rows)s) o WHERE c.tenant_id = %(t)s AND c.fingerprint = o.fingerprint "
+            "AND orphaned_at < now() - %(age)s::interval LIMIT %(rows)s) o WHERE c.tenant_id = %(t)s AND "
+            "c.fingerprint = o.fingerprint "
             "AND c.orphaned_at IS NOT NULL AND NOT EXISTS "
             "(SELECT FROM kb.chunks p WHERE p.tenant_id = %(t)s AND p.fingerprint = c.fingerprint)",
             {"t": tenant_id, "age": older_than, "rows": BATCH_ROWS},

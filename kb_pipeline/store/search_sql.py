@@ -1,7 +1,7 @@
 """Calls of the search functions (migration 0004_search.sql), which hold the only ANN SQL. One round trip each.
 
-`kb.tenant` is set within the statement, and only for it, and handed on by the join, so it is set before the function checks it:
-a pooled connection carries no tenant from one search to the next.
+`kb.tenant` is set within the statement, and only for it, and handed on by the join, so it is set before the function
+checks it: a pooled connection carries no tenant from one search to the next.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from kb_pipeline.search.hit import Hit
 Vector = npt.NDArray[np.float32]
 
 _SEARCH = (
-    "SELECT s.build_id, s.found, s.version, s.doc_id, s.uri, s.ordinal, s.start_offset, s.end_offset, s.heading_path, s.body, "
+    "SELECT s.build_id, s.found, s.version, s.doc_id, s.uri, s.ordinal, s.start_offset, s.end_offset, "
+    "s.heading_path, s.body, "
     "1 - s.distance, s.metadata, s.also_in FROM set_config('kb.tenant', %s, true) t (id), "
     "kb.search(t.id, %s::int, %b, %s::int, %s::int, %s, %s::int, %s::int, %s::jsonb, %s) s"
 )
@@ -61,9 +62,11 @@ def search_live(
     conditions: str,
     lenient: bool = False,
 ) -> Found | Moved:
-    """The n nearest of what is live, if that is `version` (or, `lenient`, one in soak). `conditions` as `filters.wire` writes them.
+    """The n nearest of what is live, if that is `version` (or, `lenient`, one in soak). `conditions` as `filters.wire`
+    writes them.
 
-    ef_search is `ef`, else what the build has fitted for the profile, else `fallback_ef`; `at_least` and 1,000 bound it.
+    ef_search is `ef`, else what the build has fitted for the profile, else `fallback_ef`; `at_least` and 1,000 bound
+    it.
     """
     values = (tenant_id, version, vector, n, ef, profile, fallback_ef, at_least, conditions, lenient)
     with conn.cursor(binary=True) as cursor:
@@ -83,10 +86,11 @@ def search_build(
     ef_search: int | None = None,
     conditions: str = "[]",
 ) -> list[tuple[bytes, float]]:
-    """(fingerprint, cosine distance) of the k nearest contents of any standing build, live or not: what evaluations measure.
+    """(fingerprint, cosine distance) of the k nearest contents of any standing build, live or not: what evaluations
+    measure.
 
-    The same ANN SQL as a search, before places are looked up and equal texts folded. `ef_search` is taken as it is; None: as the
-    default profile has it.
+    The same ANN SQL as a search, before places are looked up and equal texts folded. `ef_search` is taken as it is;
+    None: as the default profile has it.
     """
     values = (tenant_id, build_id, vector, k, ef_search, conditions)
     with conn.cursor(binary=True) as cursor:
@@ -94,9 +98,11 @@ def search_build(
 
 
 def live_embedder(conn: Connection[TupleRow], tenant_id: str) -> Moved:
-    """The live version and its embedder, both None when nothing is live. For the first search only: later ones learn of a change."""
+    """The live version and its embedder, both None when nothing is live. For the first search only: later ones learn of
+    a change."""
     row = conn.execute(
-        "SELECT l.version, v.embedder FROM set_config('kb.tenant', %s, true) t (id), kb.live l JOIN kb.embedding_versions v "
+        "SELECT l.version, v.embedder FROM set_config('kb.tenant', %s, true) t (id), kb.live l JOIN "
+        "kb.embedding_versions v "
         "USING (version) WHERE l.tenant_id = t.id",
         (tenant_id,),
     ).fetchone()

@@ -1,7 +1,8 @@
 """The embedded Postgres of one data folder, shared by all processes of one user; the last one to leave stops it.
 
-A process *is* a user of the server while it holds a shared `flock` on `pg.users`. The kernel lets go of it however the process
-ends, so a killed process keeps nothing alive. The last one out gets the lock exclusively, and with it the right to stop.
+A process *is* a user of the server while it holds a shared `flock` on `pg.users`. The kernel lets go of it however the
+process ends, so a killed process keeps nothing alive. The last one out gets the lock exclusively, and with it the right
+to stop.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import atexit
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ _handles: dict[Path, tuple[int, int]] = {}
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
+    """What `kb db start`, `stop` and `status` report."""
+
     running: bool
     pid: int | None
     major: int
@@ -47,14 +50,19 @@ def embedded_dsn(home: Path, database: str = "kb") -> str:
 
 
 def ensure_running(home: Path) -> None:
-    """Returns with the server up and this process counted among its users until it ends. Starts or recovers it when needed."""
+    """Returns with the server up, and this process counted among its users until it ends.
+
+    Starts the server when it is down, makes its data folder when there is none, recovers what a crash left.
+    """
     home = home.absolute()
     if home not in _handles or _handles[home][0] != os.getpid():
         try:
             home.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(home / "pg.users", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise ConfigError(f"the data folder {home} cannot be used ({error.strerror}): set KB_HOME to another") from error
+            raise ConfigError(
+                f"the data folder {home} cannot be used ({error.strerror}): set KB_HOME to another"
+            ) from error
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits while the last user is stopping it
         if not _handles:
             atexit.register(_leave_all)
@@ -155,7 +163,7 @@ def _used_by_others(home: Path) -> bool:
 
 
 @contextmanager
-def _changing(home: Path) -> Iterator[None]:
+def _changing(home: Path) -> Generator[None]:
     """One process at a time creates, starts, stops or counts. Taken after the lock on `pg.users`, or without it."""
     descriptor = os.open(home / "pg.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:

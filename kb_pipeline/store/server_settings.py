@@ -1,4 +1,4 @@
-"""Settings of a new embedded server. `ALTER SYSTEM` wins over them; the file is written once, when the data folder is made."""
+"""Settings of a new embedded server, written once, when its data folder is made. `ALTER SYSTEM` wins over them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def settings_file(major: int) -> str:
 # Written once by kb_pipeline for Postgres {major}. Change values with ALTER SYSTEM, which wins over this file.
 # fsync, full_page_writes and synchronous_commit keep their safe defaults: a paid vector is never lost.
 
-# An eighth of memory, 128 MB to 1 GB: an HNSW index should stay in memory (100,000 x 256 dims: 130 MB), and the machine
-# is shared with the run itself, which is why it is not the usual quarter.
+# An eighth of memory, 128 MB to 1 GB: an HNSW index should stay in memory (100,000 x 256 dims: 130 MB), and the
+# machine is shared with the run itself, which is why it is not the usual quarter.
 shared_buffers = {shared_mb}MB
 effective_cache_size = {max(memory_mb // 2, 256)}MB
 # Sorts and hash joins of a planning pass over 100,000s of rows stay in memory; few queries run at once.
@@ -26,8 +26,8 @@ work_mem = 16MB
 maintenance_work_mem = 256MB
 # Dagster's webserver, daemon and code servers keep about 40 connections at worst; the engine's pools at most 8 each.
 max_connections = 100
-# A query on `contents` locks 8 partitions with all their indexes, two for each tenant with an HNSW index: the default of 64
-# ends at some dozens of tenants in one transaction. 256 x 100 connections is 25,600 locks, about 7 MB.
+# A query on `contents` locks 8 partitions with all their indexes, two for each tenant with an HNSW index: the default
+# of 64 ends at some dozens of tenants in one transaction. 256 x 100 connections is 25,600 locks, about 7 MB.
 max_locks_per_transaction = 256
 # Parallel HNSW builds need workers beside autovacuum; the build sets how many it takes.
 max_worker_processes = {max(8, 2 * cores)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 
 from psycopg import Connection
 from psycopg.rows import TupleRow
@@ -14,7 +14,7 @@ from kb_pipeline.errors import StaleStage
 KEEP = 3
 """Outputs that are kept for each asset of a tenant; older ones are removed with their files."""
 
-_COLUMNS = "output_id, asset, url, root_id, base_manifest, rows, summary"
+_COLUMNS: LiteralString = "output_id, asset, url, root_id, base_manifest, rows, summary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,8 @@ def register(
     """
     conn.execute("DELETE FROM kb.stage_outputs WHERE tenant_id = %s AND url = %s", (tenant_id, url))
     row = conn.execute(
-        "WITH number AS (SELECT nextval(pg_get_serial_sequence('kb.stage_outputs', 'output_id')) AS id) "
-        "INSERT INTO kb.stage_outputs (output_id, tenant_id, asset, run_id, url, root_id, base_manifest, rows, summary) "
-        "OVERRIDING SYSTEM VALUE SELECT id, %s, %s, %s, %s, coalesce(%s, id), %s, %s, %s FROM number "
-        f"RETURNING {_COLUMNS}",
+        "INSERT INTO kb.stage_outputs (tenant_id, asset, run_id, url, root_id, base_manifest, rows, summary) "
+        "VALUES (%s, %s, %s, %s, %s, %s, %s, %s) RETURNING output_id",
         (
             tenant_id,
             asset,
@@ -64,6 +62,12 @@ def register(
             rows,
             Jsonb(summary),
         ),
+    ).fetchone()
+    assert row is not None
+    row = conn.execute(
+        "UPDATE kb.stage_outputs SET root_id = coalesce(root_id, output_id) WHERE tenant_id = %s AND output_id = %s "
+        f"RETURNING {_COLUMNS}",
+        (tenant_id, row[0]),
     ).fetchone()
     assert row is not None
     return StageOutput(*row)

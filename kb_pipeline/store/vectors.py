@@ -23,8 +23,8 @@ _HEADER = struct.Struct(">HH")
 def register(connection: Connection[Any], vector: tuple[int, int], halfvec: tuple[int, int]) -> None:
     """Teaches a connection the two types, given as (oid, oid of the array type).
 
-    An array of float16 is sent as `halfvec`, any other as `vector`. A `vector` comes back as a (dims,) float32 array, a `halfvec` as
-    float16. `Copy.set_types(["vector", ...])` knows both names.
+    An array of float16 is sent as `halfvec`, any other as `vector`. A `vector` comes back as a (dims,) float32 array, a
+    `halfvec` as float16. `Copy.set_types(["vector", ...])` knows both names.
     """
     adapters = connection.adapters
     for name, (oid, array_oid) in (("vector", vector), ("halfvec", halfvec)):

@@ -1,9 +1,10 @@
 """The same corpus through LangChain's `index()`, LlamaIndex's `IngestionPipeline`, CocoIndex and `kb run`, in one run.
 
-`python -m evals.bench.peers [--weeks N]`: Markdown of the PowerShell documentation, pieces of 1,200 characters, the free 256 d embedder, no
-vector index, one Postgres server, whole processes. Each peer gets a virtual environment of its own from `requirements-NAME.txt`
-(kept under `--venvs`, default: a folder in the user's cache) and its best settings that we know; what they are stands in its script.
-`kb run --until embeddings` runs with its own chunker at the default 320 tokens, which is about 1,200 characters.
+`python -m evals.bench.peers [--weeks N]`: Markdown of the PowerShell documentation, pieces of 1,200 characters, the
+free 256 d embedder, no vector index, one Postgres server, whole processes. Each peer gets a virtual environment of
+its own from `requirements-NAME.txt` (kept under `--venvs`, default: a folder in the user's cache) and its best
+settings that we know; what they are stands in its script. `kb run --until embeddings` runs with its own chunker at
+the default 320 tokens, which is about 1,200 characters.
 """
 
 from __future__ import annotations
@@ -71,7 +72,12 @@ def peer(name: str, space: Workspace, state: Path, python: Path) -> Tool:
     host, port = parts.get("host", ""), parts.get("port", "5432")
     where = f"/{database}?host={host}&port={port}" if str(host).startswith("/") else f"{host}:{port}/{database}"
     dsn = f"postgresql://{parts.get('user', 'postgres')}{secret}@{where}"
-    env = {**space.env, "COCOINDEX_DISABLE_USAGE_TRACKING": "1", "LANGSMITH_TRACING": "false", "TOKENIZERS_PARALLELISM": "true"}
+    env = {
+        **space.env,
+        "COCOINDEX_DISABLE_USAGE_TRACKING": "1",
+        "LANGSMITH_TRACING": "false",
+        "TOKENIZERS_PARALLELISM": "true",
+    }
 
     def run(tree: Path) -> Run:
         command = [python, HERE / f"{name}_run.py", "--docs", tree, "--dsn", dsn, "--state", state / name]
@@ -127,7 +133,9 @@ def main() -> None:
         for peer_name in args.only:
             tool = peer(peer_name, space, Path(folder) / "state", pythons[peer_name])
             found[peer_name] = replay(tool, corpus, revisions)
-    print(f"\n{revisions[0].files} files, {revisions[0].bytes / 1e6:.1f} MB at the base; {len(revisions) - 1} updates\n")
+    print(
+        f"\n{revisions[0].files} files, {revisions[0].bytes / 1e6:.1f} MB at the base; {len(revisions) - 1} updates\n"
+    )
     rows = [
         (
             tool,
@@ -141,7 +149,10 @@ def main() -> None:
         )
         for tool, (cold, updates, same) in found.items()
     ]
-    table(("tool", "cold s", "peak MB", "cold texts", "updates s", "updates texts", "unchanged s", "unchanged texts"), rows)
+    table(
+        ("tool", "cold s", "peak MB", "cold texts", "updates s", "updates texts", "unchanged s", "unchanged texts"),
+        rows,
+    )
     mine, *others = rows
     if others:
         fastest = min(others, key=lambda row: float(str(row[1])))

@@ -1,7 +1,7 @@
 """One run of LangChain's `index()` over a folder of Markdown: SQLRecordManager (SQLite) and PGVector, no vector index.
 
-`cleanup="full"`, because only it takes away the pieces of deleted files; batches of 1,000 (the default of 100 is slower);
-content hashes by SHA-256. Prints one JSON object.
+`cleanup="full"`, because only it takes away the pieces of deleted files; batches of 1,000 (the default of 100 is
+slower); content hashes by SHA-256. Prints one JSON object.
 """
 
 from __future__ import annotations

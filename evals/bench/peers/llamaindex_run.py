@@ -1,7 +1,7 @@
-"""One run of LlamaIndex's `IngestionPipeline` over a folder of Markdown: docstore upserts and deletes, PGVectorStore, no vector index.
+"""One run of LlamaIndex's `IngestionPipeline` over Markdown files: docstore upserts, PGVectorStore, no vector index.
 
-The docstore is a JSON file, as `persist` writes it. The transformation cache is off: it holds every node a second time and its key is
-the whole list of nodes, so that it never hits after a change. Prints one JSON object.
+The docstore is a JSON file, as `persist` writes it. The transformation cache is off: it holds every node a second
+time and its key is the whole list of nodes, so that it never hits after a change. Prints one JSON object.
 """
 
 from __future__ import annotations

@@ -71,8 +71,13 @@ BEGIN
         CASE WHEN filtering IS NOT NULL THEN format(
             'CROSS JOIN LATERAL (SELECT FROM kb.chunks ch JOIN kb.documents d ON d.tenant_id = ch.tenant_id AND d.doc_id = ch.doc_id '
             'WHERE ch.tenant_id = %L AND ch.fingerprint = c.fingerprint AND %s LIMIT 1) f', tenant, filtering) END,
-        tenant, CASE build.slot WHEN 'a' THEN '\x00' ELSE '\x01' END, nearest, n)
+        tenant, CASE build.slot WHEN 'a' THEN '\x00' ELSE '\x01' END, nearest,
+        CASE WHEN indexed = 'binary' THEN greatest(10 * n, current_setting('hnsw.ef_search')::int) ELSE n END)
     INTO fingerprints, bodies, distances USING query, conditions;
+    IF indexed = 'binary' THEN  -- re-ranked: bits find the neighbourhood, the stored vectors the order in it
+        SELECT array_agg(r.fingerprint), array_agg(r.body), array_agg(r.distance) INTO fingerprints, bodies, distances FROM (
+            SELECT * FROM unnest(fingerprints, bodies, distances) u (fingerprint, body, distance) ORDER BY u.distance LIMIT n) r;
+    END IF;
 END $$;
 
 -- The same by scanning: all contents of the tenant, or (not NULL) those of `among`.
@@ -103,7 +108,7 @@ BEGIN
     IF cardinality(docs) > ceiling THEN
         RETURN NULL;
     END IF;
-    EXECUTE format('SELECT array_agg(DISTINCT fingerprint), count(*) FROM (SELECT ch.fingerprint FROM unnest($1) d (doc_id) '
+    EXECUTE format('SELECT array_agg(DISTINCT fingerprint) FROM (SELECT ch.fingerprint FROM unnest($1) d (doc_id) '
                    'JOIN kb.chunks ch ON ch.tenant_id = %L AND ch.doc_id = d.doc_id LIMIT %s) x',
                    tenant, coalesce((ceiling + 1)::text, 'ALL'))
     INTO result USING docs;

@@ -1,0 +1,205 @@
+"""Giving contents their vectors: new texts of a change set, and stored texts that lack a version."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from kb_pipeline.embed.lane import Finished, Pending, Refused
+from kb_pipeline.embed.lane import Progress as LaneProgress
+from kb_pipeline.fingerprint import embedded_text
+from kb_pipeline.stages.context import StageContext, TaskHandle
+from kb_pipeline.stages.documents import tried_with
+from kb_pipeline.stages.purse import Purse
+from kb_pipeline.stages.staged import StagedBatch, from_arrow
+from kb_pipeline.stages.wanted import Space, Wanted, embedder_config
+from kb_pipeline.store.contents import (
+    Content,
+    Target,
+    fill_by_cast,
+    lacking,
+    sample_vectors,
+    texts_lacking,
+    write_new,
+    write_vectors,
+)
+from kb_pipeline.store.dead_letters import DeadLetter, drop_letters_of_embedded_texts, list_dead_letters, put_dead_letters
+from kb_pipeline.store.stage_outputs import StageOutput
+from kb_pipeline.store.tenants import mark_unsettled
+from kb_pipeline.store.versions import Version
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+log = logging.getLogger(__name__)
+
+
+class Embedding:
+    """The embedding half of a run. Every finished batch is one transaction with what it cost."""
+
+    def __init__(self, ctx: StageContext, conn: Connection[TupleRow], wanted: Wanted, purse: Purse) -> None:
+        self._ctx = ctx
+        self._conn = conn
+        self._wanted = wanted
+        self._purse = purse
+        self._tried = tried_with(ctx)
+        self._in_flight: dict[bytes, tuple[Content, bytes]] = {}
+        """Texts the lane has, with the digest of a document they stand in."""
+        self.refused: dict[bytes, tuple[str, str]] = {
+            letter.fingerprint: (letter.reason, letter.detail)
+            for letter in list_dead_letters(conn, ctx.tenant_id)
+            if letter.fingerprint and letter.tried_with == self._tried and letter.retry_asked_at is None
+        }
+        """Texts that were refused, now or before; they are not sent again until a retry is asked."""
+        self.texts = 0
+        self.backfilled = 0
+        self.cast_rows = 0
+        self.seconds = 0.0
+
+    def cast(self) -> None:
+        """Fill versions that differ from another in column type or normalisation only: no text is sent for them."""
+        for space in self._wanted.spaces:
+            for target in space.versions:
+                for source in space.versions:
+                    if source is not target:
+                        values = fill_by_cast(self._conn, self._ctx.tenant_id, source=source.version, target=_target(target))
+                        self.cast_rows += sum(values)
+
+    def embed_change_set(self, change_set: StageOutput) -> None:
+        """Vectors of the change set's texts in every space that a document needs before it is committed."""
+        total = change_set.summary.get("texts_to_embed", 0) - change_set.summary.get("backfill_texts", 0)
+        for space in self._wanted.spaces:
+            if space.required:
+                self._run(space, self._new_texts(space, change_set), self._keep_new, "embeddings", total)
+
+    def backfill(self) -> None:
+        """Vectors of stored texts that lack one in any space, in the order of their fingerprints."""
+        for space in self._wanted.spaces:
+            before = self.texts
+            self._run(space, self._stored_texts(space), self._keep_stored, "back-fill", None)
+            self.backfilled += self.texts - before
+
+    def _run(
+        self, space: Space, texts: Iterator[Pending], keep: Callable[[Space, Finished], None], name: str, total: int | None
+    ) -> None:
+        first = next(texts, None)
+        if first is None:
+            return
+        from kb_pipeline.embed.registry import make_embedder, make_lane
+
+        config = embedder_config(self._ctx.tenant.embedder, space.spec)
+        leader = space.versions[0].version
+        lane = make_lane(config, make_embedder(config), samples=lambda: sample_vectors(self._conn, self._ctx.tenant_id, leader))
+        task = self._ctx.progress.task(f"{name} ({space.spec.model})", total, "texts")
+        started = time.perf_counter()
+
+        def finished(batch: Finished) -> None:
+            with self._conn.transaction():
+                keep(space, batch)
+                self._purse.pay(space.spec, batch)
+            self.texts += len(batch.fingerprints)
+            for fingerprint in batch.fingerprints:
+                self._in_flight.pop(fingerprint, None)
+            task.advance(len(batch.fingerprints))
+
+        try:
+            lane.run(
+                chain([first], texts),
+                on_batch=finished,
+                on_refused=self._refuse,
+                on_progress=lambda now: _show(task, now, self._purse),
+                admit=lambda batch: self._purse.admit(space.spec, batch),
+            )
+        finally:
+            self.seconds += time.perf_counter() - started
+            self._in_flight.clear()
+            task.done()
+
+    def _new_texts(self, space: Space, change_set: StageOutput) -> Iterator[Pending]:
+        leader = space.versions[0].version
+        for arrow in self._ctx.staging.read(change_set.url):
+            batch = from_arrow(arrow)
+            places = self._places(batch)
+            # What is in flight is looked up before the tables are: it may be committed between, and would be sent twice.
+            known = set(self._in_flight)
+            need = lacking(self._conn, self._ctx.tenant_id, list(places), [leader]) - known
+            chosen = [(fingerprint, place) for fingerprint, place in places.items() if fingerprint in need]
+            for fingerprint, (at, document) in chosen:
+                row = batch.documents[document]
+                chunks = batch.chunks
+                content = Content(fingerprint, chunks.context[at], chunks.body[at], chunks.tokens[at])
+                self._in_flight[fingerprint] = (content, row.content_sha256)
+            for fingerprint, (at, document) in chosen:
+                row = batch.documents[document]
+                yield _pending(self._in_flight[fingerprint][0], row.doc_id, batch.chunks.ordinal[at])
+
+    def _places(self, batch: StagedBatch) -> dict[bytes, tuple[int, int]]:
+        """First place (chunk, document) of each distinct text; of a document with a refused text nothing is paid for."""
+        places: dict[bytes, tuple[int, int]] = {}
+        for document, (_, _, first, last) in enumerate(batch.spans()):
+            fingerprints = batch.chunks.fingerprint[first:last]
+            if self.refused and not self.refused.keys().isdisjoint(fingerprints):
+                continue
+            for at, fingerprint in enumerate(fingerprints, first):
+                places.setdefault(fingerprint, (at, document))
+        return places
+
+    def _stored_texts(self, space: Space) -> Iterator[Pending]:
+        leader = space.versions[0].version
+        for batch in texts_lacking(self._conn, self._ctx.tenant_id, leader):
+            for text in batch:
+                if text.content.fingerprint not in self.refused:
+                    yield _pending(text.content, text.doc_id, text.ordinal)
+
+    def _keep_new(self, space: Space, batch: Finished) -> None:
+        contents = [self._in_flight[fingerprint][0] for fingerprint in batch.fingerprints]
+        mark_unsettled(self._conn, self._ctx.tenant_id)
+        write_new(self._conn, self._ctx.tenant_id, [_target(each) for each in space.versions], contents, batch.vectors)
+
+    def _keep_stored(self, space: Space, batch: Finished) -> None:
+        targets = [_target(each) for each in space.versions]
+        write_vectors(self._conn, self._ctx.tenant_id, targets, batch.fingerprints, batch.vectors)
+        drop_letters_of_embedded_texts(self._conn, self._ctx.tenant_id, batch.fingerprints)
+
+    def _refuse(self, refused: Refused) -> None:
+        """Quarantine at once, so that a crash does not lead to paying for the refusal again."""
+        pending = refused.pending
+        self.refused[pending.fingerprint] = (refused.reason, refused.detail)
+        _, sha = self._in_flight.pop(pending.fingerprint, (None, None))
+        letter = DeadLetter(
+            "embeddings",
+            pending.doc_id,
+            refused.reason,
+            refused.detail,
+            ordinal=pending.ordinal,
+            fingerprint=pending.fingerprint,
+            content_sha256=sha,
+            tried_with=self._tried,
+        )
+        put_dead_letters(self._conn, self._ctx.tenant_id, self._ctx.run_id, [letter])
+
+
+def _target(version: Version) -> Target:
+    spec = version.spec
+    return Target(version.version, spec.storage, spec.dims, spec.normalize)
+
+
+def _pending(content: Content, doc_id: str, ordinal: int) -> Pending:
+    return Pending(content.fingerprint, embedded_text(content.context, content.body), content.tokens, doc_id, ordinal)
+
+
+def _show(task: TaskHandle, now: LaneProgress, purse: Purse) -> None:
+    facts: dict[str, object] = {"tokens": now.tokens}
+    if purse.spent_usd:
+        facts["usd"] = f"{purse.spent_usd:.4f}"
+    if now.retries:
+        facts["retries"] = now.retries
+    if now.breaker != "closed":
+        facts["breaker"] = now.breaker
+    if now.waiting:
+        facts["waiting"] = now.waiting
+    task.advance(0, **facts)
