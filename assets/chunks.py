@@ -13,7 +13,7 @@ def chunks(context: dg.AssetExecutionContext, kb: KnowledgeBase) -> dg.Materiali
     """The changed documents, cut at headings, paragraphs, functions and elements, sized in the embedder's tokens.
     The same document and settings always give the same chunks; each knows its place in the source."""
     with plain_failures():
-        summary = stage.run(kb.stage(context))
+        summary = kb.ahead(stage.ASSET) or stage.run(kb.stage(context))
     return dg.MaterializeResult(
         metadata={
             "sizes": picture("Chunks by size", x="tokens", y="chunks", counts=summary.sizes),

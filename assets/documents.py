@@ -22,5 +22,5 @@ def documents(
     """What the tenant's source holds now, compared with what is indexed: new, changed, renamed, deleted, unchanged.
     Reads only what may have changed and writes a manifest; nothing is deleted or embedded yet."""
     with plain_failures():
-        summary = stage.run(kb.stage(context), allow_mass_delete=config.allow_mass_delete)
+        summary = kb.ahead(stage.ASSET) or stage.run(kb.stage(context), allow_mass_delete=config.allow_mass_delete)
     return dg.MaterializeResult(metadata=shown(summary))

@@ -13,5 +13,5 @@ def fingerprints(context: dg.AssetExecutionContext, kb: KnowledgeBase) -> dg.Mat
     """The change set: chunks that are new, reused, moved or removed, told by the SHA-256 of what is embedded.
     Shows the tokens and dollars that `embeddings` is going to spend, before any are spent."""
     with plain_failures():
-        summary = stage.run(kb.stage(context))
+        summary = kb.ahead(stage.ASSET) or stage.run(kb.stage(context))
     return dg.MaterializeResult(metadata=shown(summary))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import dagster as dg
 from pydantic import PrivateAttr
@@ -35,6 +36,11 @@ class KnowledgeBase(dg.ConfigurableResource):  # pyright: ignore[reportMissingTy
     def session(self) -> Session:
         """The opened engine."""
         return self._session
+
+    def ahead(self, asset: str) -> Any:
+        """The summary of a stage that `kb run` began in another process, waited for; None when it is to be run here."""
+        ahead = self._session.ahead
+        return ahead.summary(asset) if ahead is not None and asset in ahead.stages else None
 
     def stage(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> StageContext:
         """What the engine's stages need to work for this partition's tenant in this run."""

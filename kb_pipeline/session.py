@@ -6,7 +6,7 @@ import os
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kb_pipeline.config.load import Configuration, load
 from kb_pipeline.config.schema import Settings, TenantConfig
@@ -32,6 +32,8 @@ class Session:
     """Where stages report; None: log lines."""
     locked: frozenset[str] = field(default_factory=frozenset[str])
     """Tenants whose lock this process holds already."""
+    ahead: Ahead | None = None
+    """First stages of this process's run that are under way in another one."""
     stored: dict[str, dict[str, object]] = field(default_factory=dict[str, dict[str, object]])
     """What Postgres knows of tenants that are not in the file: their source, given on the command line once."""
 
@@ -76,6 +78,17 @@ class Session:
         from kb_pipeline.staging import open_staging
 
         return open_staging(self.settings.staging.url or str(kb_home() / "staging"))
+
+
+class Ahead(Protocol):
+    """Stages that run beside this process."""
+
+    stages: tuple[str, ...]
+    """Assets whose stage runs there."""
+
+    def summary(self, asset: str) -> Any:
+        """What the stage came to, waited for. Raises what it raised."""
+        ...
 
 
 CURRENT: ContextVar[Session | None] = ContextVar("kb_session", default=None)

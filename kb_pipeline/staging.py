@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ class Staging:
         return f"{self.url}/{checked_tenant_id(tenant_id)}/{asset}/{run_id}"
 
     @contextmanager
-    def writer(self, url: str, schema: pa.Schema) -> Iterator[OutputWriter]:
+    def writer(self, url: str, schema: pa.Schema) -> Generator[OutputWriter]:
         """Write an output anew; what an earlier try of the same run left is removed first.
 
         The output counts only when it is registered in `kb.stage_outputs`, so a half-written one is never read.
@@ -66,7 +67,8 @@ class Staging:
         if not parts:
             raise StaleStage(f"the staged files at {url} are gone; run `documents` first")
         for part in parts:
-            with fs.open_input_file(part) as file, pq.ParquetFile(file) as parquet:
+            with fs.open_input_file(part) as file, pq.ParquetFile(file) as opened:
+                parquet: Any = opened
                 for group in range(parquet.num_row_groups):
                     yield from parquet.read_row_group(group, use_threads=False).combine_chunks().to_batches()
                     pa.default_memory_pool().release_unused()
@@ -86,7 +88,9 @@ _RUN_ID = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456
 
 
 class OutputWriter:
-    """Writes batches as row groups into parts; at least one part, so that an empty output can be told from a lost one."""
+    """Writes batches as row groups into parts; at least one part, so that an empty output can be told from a lost
+    one.
+    """
 
     def __init__(self, url: str, schema: pa.Schema) -> None:
         self._fs, self._path = _resolve(url)
@@ -117,7 +121,9 @@ class OutputWriter:
         import pyarrow.parquet as pq
 
         where = f"{self._path}/part-{self._parts:05d}.parquet"
-        self._writer = pq.ParquetWriter(where, self._schema, filesystem=self._fs, compression="zstd", compression_level=1)
+        self._writer = pq.ParquetWriter(
+            where, self._schema, filesystem=self._fs, compression="zstd", compression_level=1
+        )
         self._parts += 1
         self._part_bytes = 0
 
@@ -132,10 +138,10 @@ def _resolve(url: str) -> tuple[Any, str]:
     try:
         return pafs.FileSystem.from_uri(url)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        import fsspec
-
+        fsspec: Any = import_module("fsspec")
     try:
         fs, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise ConfigError(f"staging url {url!r}: no file system serves it ({error})") from error
-    return pafs.PyFileSystem(pafs.FSSpecHandler(fs)), path
+    handler: Any = pafs.FSSpecHandler
+    return pafs.PyFileSystem(handler(fs)), path

@@ -25,6 +25,9 @@ TEMPLATE = "kb_template"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Takes the settings of the person's own shell away, and makes the folder of the run's server."""
+    corpora = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if corpora.is_dir():  # as the Makefile does
+        os.environ.setdefault("KB_TEST_DATA", str(corpora))
     major = os.environ.pop("KB_TEST_PG_MAJOR", None) or os.environ.get("KB_PG_MAJOR") or "18"
     for name in [name for name in os.environ if name.startswith("KB_") and name not in (SERVER_HOME, "KB_TEST_DATA")]:
         del os.environ[name]

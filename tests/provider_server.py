@@ -1,7 +1,8 @@
 """An HTTP server that behaves like OpenAI's embeddings API, with limits, a bill and faults by schedule. For tests.
 
-In a test: `with ProviderServer(...) as server: server.url, server.ledger, server.faults`. As a process of its own, so that its
-CPU and memory are not the client's: `python tests/provider_server.py --dims 1536` prints its URL; `GET /_ledger` tells the bill.
+In a test: `with ProviderServer(...) as server: server.url, server.ledger, server.faults`. As a process of its own, so
+that its CPU and memory are not the client's: `python tests/provider_server.py --dims 1536` prints its URL; `GET
+/_ledger` tells the bill.
 """
 
 from __future__ import annotations
@@ -125,6 +126,8 @@ class ProviderServer:
         self.poison = poison
         self.ledger = Ledger()
         self.faults: list[Fault] = []
+        self.only_floats = False
+        self.asked_dimensions: set[int | None] = set()
         self.max_input_tokens = MAX_INPUT_TOKENS
         self._vectors = vectors
         self._tokens = tokens
@@ -225,6 +228,7 @@ class ProviderServer:
         led.requests += 1
         key = headers.get("authorization", "").removeprefix("Bearer ")
         led.keys.add(key)
+        self.asked_dimensions.add(ask.get("dimensions"))
         texts = [ask["input"]] if isinstance(ask["input"], str) else ask["input"]
         counts = [self._tokens(text) for text in texts]
         total = sum(counts)
@@ -287,7 +291,8 @@ class ProviderServer:
             return 400, "'$.input' is invalid: empty string", None, "input"
         longest = max(counts)
         if longest > self.max_input_tokens:
-            words = f"This model's maximum context length is {self.max_input_tokens} tokens, however you requested {longest}"
+            limit = self.max_input_tokens
+            words = f"This model's maximum context length is {limit} tokens, however you requested {longest}"
             return 400, words, None, None
         if total > MAX_REQUEST_TOKENS:
             return 400, f"Requested {total} tokens, max {MAX_REQUEST_TOKENS} tokens per request", None, None
@@ -343,7 +348,7 @@ class ProviderServer:
 
     def _answer(self, ask: dict, texts: list[str], total: int, fault: str) -> bytes:
         wanted = ask.get("dimensions", self.dims)
-        as_text = ask.get("encoding_format", "float") == "base64"
+        as_text = ask.get("encoding_format", "float") == "base64" and not self.only_floats
         items = []
         for index, text in enumerate(texts):
             if self._same is not None and not fault:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,13 @@ from kb_pipeline.store.eval_runs import eval_run, newest_eval_run
 
 SUBJECTS = "kettle bridge lantern meadow harbour violin orchard glacier compass thimble".split()
 PARAMS = IndexParams(16, 64, "vector")
+
+
+@pytest.fixture(autouse=True)
+def short_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same load test, for a moment only."""
+    short = partial(run_module.measure_latency, seconds=0.3, throughput_s=0.05)
+    monkeypatch.setattr(run_module, "measure_latency", short)
 
 
 @pytest.fixture

@@ -128,6 +128,14 @@ def test_what_was_refused_is_not_built_again_for_the_same_cause_even_after_it_wa
         assert built(replace(actual, contents=13_000)) is not None, "new growth is a new cause"
 
 
+def test_what_a_person_rolled_back_from_is_not_built_again() -> None:
+    wanted = replace(WANTED, index=IndexParams(24, 128, "vector"))
+    newer = candidate("pass", state="previous", params=wanted.index)
+    actual = replace(serving(), builds=(*serving().builds, newer), live=LiveFacts(1, 1, 1, 2))
+    assert plan(wanted, actual).empty
+    assert built(actual, replace(WANTED, index=IndexParams(32, 200, "vector"))) is not None, "another wish is another cause"
+
+
 def test_with_nothing_live_a_refused_candidate_is_measured_again() -> None:
     actual = replace(serving(), live=None, builds=(candidate("fail"),))
     assert plan(WANTED, actual).actions == (Evaluate(2), Promote(2))

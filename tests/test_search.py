@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -58,7 +59,11 @@ FILTERS = [
     pytest.param([Condition("half", "eq", 1)], lambda m: m["half"] == 1, id="50 %"),
     pytest.param([Condition("tenth", "eq", 3)], lambda m: m["tenth"] == 3, id="10 %"),
     pytest.param([Condition("cent", "eq", 3)], lambda m: m["cent"] == 3, id="1 %"),
-    pytest.param([Condition("number", "ge", 9), Condition("number", "lt", 400)], lambda m: 9 <= m["number"] < 400, id="range"),
+    pytest.param(
+        [Condition("number", "ge", 100), Condition("number", "lt", 400)],
+        lambda m: 100 <= m["number"] < 400,
+        id="range",
+    ),
     pytest.param([Condition("tenth", "in", [1, 2, 3])], lambda m: m["tenth"] in (1, 2, 3), id="in"),
     pytest.param([Condition("name", "prefix", "n0012")], lambda m: m["name"].startswith("n0012"), id="prefix"),
     pytest.param([Condition("name", "gt", "n002")], lambda m: m["name"] > "n002", id="text range"),
@@ -100,12 +105,16 @@ def test_the_index_of_the_live_build_is_used_and_no_other(db: Database, corpus: 
         retriever.search_vector(query, tenant="acme", version=corpus.version)
         retriever.search_vector(query, tenant="acme", version=corpus.version, where=[Condition("half", "eq", 1)])
     retriever.close()
-    scans = index_scans(db)
+    deadline = time.monotonic() + 10  # a backend that leaves reports its figures a moment later
+    while (scans := index_scans(db))[f"kb_build_{first}"] < 2 * len(QUERIES) and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert scans[f"kb_build_{first}"] >= 2 * len(QUERIES)
     assert scans[f"kb_build_{second}"] == 0
     with db.connect("reader", "acme") as conn:
         assert search_build(conn, "acme", second, QUERIES[0], 10)
-    assert index_scans(db)[f"kb_build_{second}"] == 1
+    while index_scans(db)[f"kb_build_{second}"] != 1:
+        assert time.monotonic() < deadline + 10
+        time.sleep(0.05)
 
 
 def index_scans(db: Database) -> dict[str, int]:

@@ -142,21 +142,22 @@ def run_and_kill(space: Workspace, tenant: str, after_s: float) -> bool:
 def disturb(
     space: Workspace, docs: Path, *, kills: int, seed: int, change_after: int | None = None
 ) -> tuple[Chaos, list[dict[str, Any]]]:
-    """Index the folder as tenant `stormy` with kills and as `calm` without; what came of it, and calm's chunks."""
+    """Index the folder as tenant `stormy` with kills and as `calm` without; what came of it, and calm's chunks.
+
+    The kills are spread over the time that an undisturbed run takes.
+    """
     source = random.Random(seed)
     space.configure(TOML.format(batch=BATCH, concurrency=CONCURRENCY, source=docs))
     log = Path(space.env["CHAOS_LOG"])
+    whole = space.kb("run", "--tenant", "calm").seconds
     log.unlink(missing_ok=True)
-    killed, longest = 0, 6.0
+    killed = 0
     for number in range(kills):
-        if change_after is not None and number == change_after:
+        if number == change_after:
             change_documents(docs, seed)
-        started = time.monotonic()
-        if run_and_kill(space, "stormy", source.uniform(0.3, longest)):
+        if run_and_kill(space, "stormy", source.uniform(0.15, 1.0) * whole):
             killed += 1
-        else:
-            # It ended by itself: aim earlier, and give the next one something to do.
-            longest = max(1.0, 0.9 * (time.monotonic() - started))
+        else:  # it ended by itself: give the next one something to do
             change_documents(docs, seed + number + 1)
     space.kb("run", "--tenant", "stormy")
     embedded = Counter(log.read_text(encoding="utf-8").split())

@@ -9,7 +9,7 @@ from evals.report.svg import data_uri
 
 def markdown(report: Report, *, html_path: str | None = None) -> str:
     """GitHub-flavoured Markdown without HTML, since the UI shows none."""
-    badge = "✅ **PASS**" if report.verdict == "pass" else "❌ **FAIL**"
+    badge = "✓ **PASS**" if report.verdict == "pass" else "✗ **FAIL**"
     parts = [
         f"## {badge} · {_cell(report.tenant_id)} · eval run {report.eval_id}",
         f"{_text(report.subject)} ({_text(report.against)}), {day(report.created_at)}",
@@ -27,7 +27,7 @@ def markdown(report: Report, *, html_path: str | None = None) -> str:
         for figure in report.figures
     )
     parts.append(_grid(columns, rows, (1,)))
-    parts += [_plot(plot) for plot in report.trend]
+    parts.append(" ".join(_plot(plot) for plot in report.trend))
     parts += [_table(report.changes)] if report.changes else []
     parts.append(_table(report.rules))
     parts += [_section(section) for section in report.sections]

@@ -41,8 +41,8 @@ def index_section(measured: Measured) -> Section:
     blocks: list[Words | Table | Plot] = [
         Words(
             f"Recall is the share of the {K} (or 10) truly nearest contents that the index returned; exact search over "
-            f"all vectors is the reference. Asked: {measured.question_source}. ef_search is how many candidates a search "
-            "keeps: more is slower and finds more."
+            f"all vectors is the reference. Asked: {measured.question_source}. "
+            "ef_search is how many candidates a search keeps: more is slower and finds more."
         )
     ]
     lines = tuple(
@@ -115,9 +115,9 @@ def latency_section(measured: Measured) -> Section:
         "Latency",
         (
             Words(
-                f"{asked:,} queries arrived at random moments, {rate:,.0f} per second, whether or not earlier ones were "
-                "answered; each is timed from the moment it was due. The time is the search in Postgres and the way "
-                "there, without embedding the question."
+                f"{asked:,} queries arrived at random moments, {rate:,.0f} per second, whether or not earlier ones "
+                "were answered; each is timed from the moment it was due. The time is the search in Postgres and the "
+                "way there, without embedding the question."
             ),
             Plot("Latency under load", percentiles, "Lower is better."),
             Plot("Throughput", callers, "Callers that ask again as soon as they are answered; higher is better."),
@@ -143,7 +143,8 @@ def quality_section(measured: Measured) -> Section:
     blocks: list[Words | Table | Plot] = [
         Words(
             f"Golden set {measured.golden}: {say.count(len(measured.golden_questions), 'judged question')}. "
-            "Chunks found are folded to their documents by the best chunk; a question without an answer counts as zero. In brackets: 95 % interval."
+            "Chunks found are folded to their documents by the best chunk; a question without answer counts as zero. "
+            "In brackets: 95 % interval."
         ),
         *(Words(f"Golden set: {problem}.") for problem in measured.golden_problems),
         Table("Quality", ("Metric (0 to 1)", f"Build {measured.subject.build_id}", "Live build"), rows, numeric=(1, 2)),

@@ -88,6 +88,9 @@ def divided(text: str, block: Block) -> list[Block]:
         first, last = trimmed(text, part.start, part.end)
         if first == last:
             continue
+        if out and first == out[-1].end and _inside_word(text, first):
+            out[-1].end, out[-1].parts, at = last, None, last
+            continue
         part.start, part.end = with_indent(text, first, at), last
         out.append(part)
         at = last
@@ -100,6 +103,12 @@ def divided(text: str, block: Block) -> list[Block]:
     for part in out:
         part.path = block.path if part.start == block.start else below
     return out
+
+
+def _inside_word(text: str, at: int) -> bool:
+    """Whether a parser that found an error put a border between two letters or digits."""
+    before, after = text[at - 1], text[at]
+    return (before.isalnum() or before == "_") and (after.isalnum() or after == "_")
 
 
 def _paragraph(text: str, start: int, end: int) -> Block:

@@ -35,12 +35,13 @@ def chunk_document(document: SourceDocument, *, counter: TokenCounter, config: C
     Raises `DocumentRefused` for a text that its format's parser cannot take at all.
     """
     work = _chunks(document, config)
-    texts = next(work)
+    counts: list[int] | None = None
     while True:
         try:
-            texts = work.send(counter.count(texts))
+            texts = next(work) if counts is None else work.send(counts)
         except StopIteration as done:
             return done.value
+        counts = counter.count(texts)
 
 
 @dataclass(slots=True)
@@ -120,7 +121,7 @@ def _counted(text: str, pieces: list[Piece], budget: Budget) -> Generator[list[s
         for piece, draft, count in zip(todo, drafts, counts, strict=True):
             start, end, path, context, body = draft
             if count > budget.max_tokens:
-                again.extend((yield from _halved(text, piece, budget)))
+                again.extend((yield from _smaller(text, piece, budget)))
                 continue
             done[piece.blocks[0].start] = Chunk(0, start, end, body, context, path, _kind(piece), count, fingerprint(context, body))
         todo = again
@@ -137,17 +138,16 @@ def _draft(text: str, piece: Piece, budget: Budget) -> tuple[int, int, tuple[str
     return start, end, path, context, text[start:end]
 
 
-def _halved(text: str, piece: Piece, budget: Budget) -> Generator[list[str], list[int], list[Piece]]:
+def _smaller(text: str, piece: Piece, budget: Budget) -> Generator[list[str], list[int], list[Piece]]:
     if piece.overlap:
         return [Piece(piece.blocks)]
     blocks = piece.blocks
-    if len(blocks) == 1:
+    while len(blocks) == 1:
         blocks = blocks[0].opened or finer(text, blocks[0], 0, budget.max_tokens)
         yield from budget.learn(blocks)
-    if len(blocks) < 2:
+    if not blocks:
         raise DocumentRefused("too-long", f"one character at offset {piece.blocks[0].start} is over the token limit")
-    middle = len(blocks) // 2
-    return [Piece(blocks[:middle]), Piece(blocks[middle:])]
+    return [Piece(blocks[:-1]), Piece(blocks[-1:])]
 
 
 def _kind(piece: Piece) -> str:
@@ -160,6 +160,8 @@ def _kind(piece: Piece) -> str:
             return "fragment"
         if block.kind in ("document", "section"):
             todo.extend(block.opened or block.open())
+            if block.parts is None and not block.opened:
+                kinds.add("paragraph")
         else:
             kinds.add(block.kind)
     kinds = kinds - {"heading"} or kinds

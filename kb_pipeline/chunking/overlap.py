@@ -7,7 +7,7 @@ from collections.abc import Generator
 from kb_pipeline.chunking.blocks import Block
 from kb_pipeline.chunking.measure import Budget, joined
 from kb_pipeline.chunking.pack import Piece
-from kb_pipeline.chunking.split import split
+from kb_pipeline.chunking.split import FRAGMENT, split
 
 
 def with_overlap(
@@ -16,7 +16,7 @@ def with_overlap(
     """The pieces, each that goes on in the section of the one before beginning with up to `overlap_tokens` of its end.
 
     Where the last block before is longer than that, its last sentences (lines, for code) are taken. A piece that has
-    no room left keeps none.
+    no room left keeps none, and none begins inside a word.
     """
     cut: dict[int, list[Block]] = {}
     for index, piece in enumerate(pieces[1:], start=1):
@@ -37,7 +37,8 @@ def with_overlap(
             longer = [block, *taken]
             size = joined(text, longer)
             first = budget.context(block)
-            if size > overlap_tokens or first[2] + size + 1 + joined(text, piece.blocks) > budget.max_tokens:
+            room = budget.max_tokens - first[2] - 1 - joined(text, piece.blocks)
+            if block.grain == FRAGMENT or size > min(overlap_tokens, room):
                 break
             taken = longer
         if taken and taken[0].start > before[0].start:

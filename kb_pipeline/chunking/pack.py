@@ -10,6 +10,9 @@ from kb_pipeline.chunking.measure import Budget
 FULL_ENOUGH = 0.5
 """Share of the maximum from which on a piece takes in no further section, only what belongs to its own."""
 
+SLACK = 2
+"""Tokens by which blocks together may come to more than their sum (a word at a start is counted a little otherwise)."""
+
 
 @dataclass(slots=True, eq=False)
 class Piece:
@@ -59,7 +62,7 @@ class Packer:
     def _add(self, block: Block) -> None:
         if self._blocks:
             more = block.tokens + self.text.count("\n", self._blocks[-1].end, block.start)
-            if self._tokens + more + self.reserve <= self.budget.left(self._blocks[0]):
+            if self._tokens + more + self.reserve + SLACK <= self.budget.left(self._blocks[0]):
                 self._blocks.append(block)
                 self._tokens += more
                 return

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WORD = re.compile(r" *[^ ]+| +")
+WORD = re.compile("[ \u2581]*[^ \u2581]+|[ \u2581]+")
 OPENAI_ENCODINGS = {
     "text-embedding-3-small": "cl100k_base",
     "text-embedding-3-large": "cl100k_base",

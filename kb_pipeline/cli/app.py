@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -40,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own = words[: words.index("--")] if "--" in words else words
     debug = DEBUG in own
     words = [word for word in own if word != DEBUG] + words[len(own) :]
+    if debug:
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    for name in ("kb_pipeline", "evals"):  # the run's log in Dagster has their lines; here they would break the bars
+        logging.getLogger(name).addHandler(logging.NullHandler())
     try:
         build_app()(words, prog_name="kb")
     except SystemExit as end:

@@ -47,11 +47,8 @@ def evaluate(
     else:
         print(f"build {summary.build_id}: {summary.verdict}")
         for name, value in summary.headline.items():
-            print(
-                f"  {name.replace('_', ' '):<24} {value:.4g}"
-                if isinstance(value, float)
-                else f"  {name.replace('_', ' '):<24} {value}"
-            )
+            if value is not None:
+                print(f"  {name.replace('_', ' '):<22} {f'{value:.4g}' if isinstance(value, float) else value}")
         for reason in summary.reasons:
             print(f"  - {reason}")
         print(f"report: {summary.html_path}")

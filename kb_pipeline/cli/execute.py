@@ -6,11 +6,10 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
+from uuid import uuid4
 
 from kb_pipeline.errors import KbError
-from kb_pipeline.session import CURRENT, Session, process_mark
-
-DONE, QUARANTINED = 0, 3
+from kb_pipeline.session import CURRENT, Ahead, Session, process_mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +38,15 @@ def execute(
 
     The caller holds the tenant's lock. Raises the engine's own error where a stage raised one.
     """
+    from kb_pipeline.cli.ahead import StagesAhead
     from kb_pipeline.cli.instance import PROCESS_TAG, fail_dead_runs, open_instance
 
-    with open_instance(session) as instance:
+    run_id = str(uuid4())
+    config = {name: dict(options) for name, options in (op_config or {}).items() if name in assets}
+    with (
+        StagesAhead(session, tenant_id, run_id=run_id, assets=assets, op_config=config) as ahead,
+        open_instance(session) as instance,
+    ):
         import dagster as dg
 
         from kb_pipeline.definitions import defs
@@ -50,17 +55,17 @@ def execute(
         fail_dead_runs(instance)
         add_tenants(instance, [tenant_id])
         job = defs().resolve_job_def(job_name)
-        run_config = {
-            "ops": {name: {"config": dict(config)} for name, config in (op_config or {}).items() if name in assets},
-            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-        }
-        with active(session, tenant_id):
+        with active(session, tenant_id, ahead):
             try:
                 result = job.execute_in_process(
                     instance=instance,
+                    run_id=run_id,
                     partition_key=tenant_id,
                     asset_selection=[dg.AssetKey(name) for name in assets],
-                    run_config=run_config,
+                    run_config={
+                        "ops": {name: {"config": options} for name, options in config.items()},
+                        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                    },
                     tags={
                         PROCESS_TAG: process_mark(),
                         "kb/trigger": trigger,
@@ -71,18 +76,25 @@ def execute(
                 cause = failure.__cause__
                 raise cause if isinstance(cause, KbError) else KbError(str(failure.description)) from None
     return result.run_id, {
-        event.asset_key.to_user_string(): {
-            name: value.value for name, value in event.step_materialization_data.materialization.metadata.items()
-        }
+        event.asset_key.to_user_string(): facts(event.step_materialization_data.materialization.metadata)
         for event in result.get_asset_materialization_events()
         if event.asset_key is not None
     }
 
 
+def facts(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """An asset's metadata as plain values; tables and pictures are for the UI only."""
+    plain = {name: value.value for name, value in metadata.items() if type(value).__name__ not in _FOR_THE_UI}
+    return {name: value for name, value in plain.items() if isinstance(value, str | int | float | bool | list | dict)}
+
+
+_FOR_THE_UI = ("MarkdownMetadataValue", "TableMetadataValue")
+
+
 @contextmanager
-def active(session: Session, tenant_id: str) -> Generator[None]:
+def active(session: Session, tenant_id: str, ahead: Ahead) -> Generator[None]:
     """Make this session the one the run's resource takes: same database, lock held, progress on the terminal."""
-    token = CURRENT.set(replace(session, locked=session.locked | {tenant_id}))
+    token = CURRENT.set(replace(session, locked=session.locked | {tenant_id}, ahead=ahead))
     try:
         yield
     finally:

@@ -26,7 +26,7 @@ STOP_WAIT_S = 15.0
 
 
 def serve(session: Session, *, host: str, port: int) -> None:
-    """Run code server, webserver and daemon in the foreground. Raises `KbError` naming the log when one ends by itself."""
+    """Run code server, webserver and daemon in the foreground. Raises `KbError` when one of them ends by itself."""
     environment = os.environ | dagster_environment(session)
     logs = kb_home() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -43,8 +43,9 @@ def serve(session: Session, *, host: str, port: int) -> None:
             socket_path, workspace = Path(folder) / "code.sock", Path(folder) / "workspace.yaml"
             workspace.write_text(f"load_from:\n  - grpc_server: {{socket: {socket_path}, location_name: {LOCATION}}}\n")
             processes.start(
-                "code-server", "dagster", "code-server", "start", "-m", "kb_pipeline.definitions", "-s", str(socket_path),
-                "--location-name", LOCATION, "--use-python-environment-entry-point", "--inject-env-vars-from-instance",
+                "code-server", "dagster", "code-server", "start", "-m", "kb_pipeline.definitions",
+                "-s", str(socket_path), "--location-name", LOCATION,
+                "--use-python-environment-entry-point", "--inject-env-vars-from-instance",
             )  # fmt: skip
             processes.wait(lambda: socket_path.exists())
             processes.start("webserver", "dagster_webserver", "-w", str(workspace), "-h", host, "-p", str(port))
@@ -126,7 +127,7 @@ def answers(url: str) -> bool:
 
 @contextmanager
 def signals_as_interrupt() -> Generator[None]:
-    """Let SIGTERM (a supervisor) and SIGHUP (a closed terminal) stop everything as Ctrl-C does, also in the background."""
+    """Let SIGTERM (a supervisor) and SIGHUP (a closed terminal) stop everything as Ctrl-C does."""
 
     def interrupt(_signal: int, _frame: object) -> None:
         raise KeyboardInterrupt

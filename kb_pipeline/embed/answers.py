@@ -35,8 +35,8 @@ class Answer:
 def read_answer(content: bytes, *, count: int, dims: int, normalize: bool) -> Answer:
     """Vectors of `count` texts out of a response body.
 
-    Raises `SpoiltAnswer` when the body is not JSON (cut off) or not an embeddings response. A row that is missing, doubled, of
-    another length, not finite or zero is not good; the others are kept, because they are paid for.
+    Raises `SpoiltAnswer` when the body is not JSON (cut off) or not an embeddings response. A row that is missing,
+    doubled, of another length, not finite or zero is not good; the others are kept, because they are paid for.
     """
     from pydantic_core import from_json
 

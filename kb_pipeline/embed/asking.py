@@ -41,9 +41,9 @@ class Asking:
     async def answer(self, texts: list[str], tokens: int, bill: Bill) -> Answer:
         """The answer to one request, however often it takes.
 
-        Raises a `Fault` when the texts may be the reason: refused for their content, spoilt again and again, failing while
-        other requests are answered, or too many for the limits. Raises `ProviderUnavailable` when patience ends, `Stopped`
-        when the run does, and what else ends a run.
+        Raises a `Fault` when the texts may be the reason: refused for their content, spoilt again and again, failing
+        while other requests are answered, or too many for the limits. Raises `ProviderUnavailable` when patience
+        ends, `Stopped` when the run does, and what else ends a run.
         """
         from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
         from tenacity.wait import wait_random_exponential
@@ -57,7 +57,8 @@ class Asking:
                 return True
             if fault.kind is Kind.SPOILT:
                 return state.attempt_number >= SPOILT_ATTEMPTS
-            if fault.kind is Kind.THROTTLED and state.attempt_number >= _TOO_MUCH_AFTER and len(texts) > 1:
+            too_large = fault.too_large or state.attempt_number >= _TOO_MUCH_AFTER
+            if fault.kind is Kind.THROTTLED and too_large and len(texts) > 1:
                 return True
             others = self._tally.answered - answered_before
             if fault.kind is Kind.DOWN and state.attempt_number >= _SPLIT_AFTER and others >= _SPLIT_AFTER:

@@ -25,7 +25,8 @@ def checked(spec: EmbedderSpec, vectors: npt.ArrayLike, *, count: int) -> Vector
     good = usable(array)
     if not good.all():
         raise EmbedderError(
-            f"{spec.provider}/{spec.model} answered {int((~good).sum())} of {count} texts with a vector that is zero or not finite"
+            f"{spec.provider}/{spec.model} answered {int((~good).sum())} of {count} texts "
+            f"with a vector that is zero or not finite"
         )
     return unit(array) if spec.normalize else array
 

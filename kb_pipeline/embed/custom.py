@@ -40,7 +40,7 @@ def make_user_embedder(config: EmbedderConfig) -> Any:
 
 
 def user_spec(config: EmbedderConfig, *, storage_of: Any) -> EmbedderSpec:
-    """Spec of a user's embedder: the configuration's values, else its own `spec`, else its attributes `dims` and `model`.
+    """Spec of a user's embedder: the configuration's values, else its own `spec`, else its `dims` and `model`.
 
     With `dims` in the configuration nothing is imported.
     """
@@ -69,8 +69,9 @@ def user_spec(config: EmbedderConfig, *, storage_of: Any) -> EmbedderSpec:
 class CustomEmbedder:
     """Wraps a user's class: prefixes are the class's own business, vectors are checked and normalised by us.
 
-    The class has `embed_documents(texts)` and, where queries differ, `embed_queries(texts)`; each gives `Embedded` or an
-    `(n, dims)` array. It may have `counter` (a `TokenCounter`). An exception with a true attribute `transient` is tried again.
+    The class has `embed_documents(texts)` and, where queries differ, `embed_queries(texts)`; each gives `Embedded` or
+    an `(n, dims)` array. It may have `counter` (a `TokenCounter`). An exception with a true attribute `transient` is
+    tried again.
     """
 
     def __init__(self, config: EmbedderConfig, spec: EmbedderSpec) -> None:
@@ -81,9 +82,13 @@ class CustomEmbedder:
     def _user(self) -> Any:
         return make_user_embedder(self._config)
 
-    @cached_property
+    @property
     def counter(self) -> TokenCounter:
         """The class's own counter, else the configured tokenizer's."""
+        return self._counter
+
+    @cached_property
+    def _counter(self) -> TokenCounter:
         own = getattr(self._user, "counter", None)
         if own is not None:
             return own

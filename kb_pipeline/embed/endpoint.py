@@ -82,7 +82,7 @@ class Endpoint:
         booked = self.limits.send(tokens, sent_at)
         self.concurrency.sent()
         self.used = True
-        taken = True
+        refused: Fault | None = None
         told: dict[str, str] = {}
         try:
             # the SDK's timeout is per read: a server that drips would never meet it
@@ -103,11 +103,13 @@ class Endpoint:
                 told = dict(error.response.headers)
             meaning = understand(error, key_env=self._where.key_env, model=self._spec.model, base_url=self.url)
             if isinstance(meaning, Fault):
-                taken = meaning.kind is not Kind.THROTTLED
+                refused = meaning if meaning.kind is Kind.THROTTLED else None
                 self._learn(meaning, sent_at, told)
             raise meaning from error
         finally:
-            self.limits.answered(booked, time.monotonic(), told, taken=taken)
+            self.limits.answered(booked, time.monotonic(), told, taken=refused is None)
+            if refused is not None:
+                refused.too_large = tokens > self.limits.tokens.capacity
             self.concurrency.done()
             self._freed.set()
         self.breaker.succeeded()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from kb_pipeline.errors import ConfigError, KbError, ProviderUnavailable
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import openai
 
 _SETTING_PARAMS = {"model", "dimensions", "encoding_format", "user"}
+_NEVER_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout"}
+"""Errors of the HTTP client before the request was on its way."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -41,6 +43,8 @@ class Fault(Exception):
     message: str
     retry_after_s: float | None = None
     """What the provider asks to wait."""
+    too_large: bool = False
+    """A throttled request that is more than the provider's bucket ever holds: waiting does not help."""
     maybe_billed: bool = False
     """The provider may have done the work although we have no answer."""
 
@@ -55,7 +59,8 @@ def understand(error: openai.OpenAIError, *, key_env: str, model: str, base_url:
     if isinstance(error, openai.APITimeoutError):
         return Fault(Kind.DOWN, f"{base_url} did not answer in time", maybe_billed=True)
     if isinstance(error, openai.APIConnectionError):
-        return Fault(Kind.DOWN, f"{base_url}: {_cause(error)}", maybe_billed=True)
+        never_sent = type(error.__cause__).__name__ in _NEVER_SENT
+        return Fault(Kind.DOWN, f"{base_url}: {_cause(error)}", maybe_billed=not never_sent)
     if not isinstance(error, openai.APIStatusError):
         return Fault(Kind.SPOILT, f"{base_url}: {error}", maybe_billed=True)
     words = _words(error)
@@ -76,7 +81,7 @@ def understand(error: openai.OpenAIError, *, key_env: str, model: str, base_url:
 
 
 def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
-    """Seconds to wait, from `retry-after-ms` or `retry-after` (seconds or an HTTP date); None when neither stands there."""
+    """Seconds to wait, from `retry-after-ms` or `retry-after` (seconds or an HTTP date); None when there is neither."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         told = headers.get(name)
         if told is None:
@@ -107,8 +112,10 @@ def duration_s(told: str | None) -> float | None:
 
 
 def _words(error: openai.APIStatusError) -> str:
-    body: Any = error.body
-    said = body.get("message") if isinstance(body, dict) else None  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
+    try:
+        said: Any = cast(Any, error.body)["message"]
+    except (KeyError, TypeError, IndexError):
+        said = None
     text = said if isinstance(said, str) else error.message
     return " ".join(text.split())[:500]
 

@@ -108,7 +108,7 @@ Admit = Callable[[Sequence[Pending]], None]
 
 
 class Lane(Protocol):
-    """Carries texts to an embedder. All callbacks, and the iteration of `pending`, happen in the thread that called `run`."""
+    """Carries texts to an embedder. `pending` is read, and every callback made, in the thread that called `run`."""
 
     def run(
         self,
@@ -119,13 +119,14 @@ class Lane(Protocol):
         on_progress: OnProgress | None = None,
         admit: Admit | None = None,
     ) -> LaneReport:
-        """Embeds all of `pending`; each text is handed to exactly one of `on_batch` and `on_refused`, or the run raises.
+        """Embeds all of `pending`: each text is handed to one of `on_batch` and `on_refused`, or the run raises.
 
-        Memory is bounded however long `pending` is: it is read as fast as batches are committed. An exception of a callback
-        ends the run: requests in flight are given up when `on_batch` or `on_refused` fails, and are waited for and delivered
-        when `admit` or `pending` does.
+        Memory is bounded however long `pending` is: it is read as fast as batches are committed. An exception of a
+        callback ends the run: requests in flight are given up when `on_batch` or `on_refused` fails, and are waited
+        for and delivered when `admit` or `pending` does.
 
-        Raises `ProviderUnavailable` when the provider cannot serve for longer than the configuration waits, `ConfigError` for
-        a key or model it does not take, `EmbedderError` for unusable vectors. What was delivered before stays.
+        Raises `ProviderUnavailable` when the provider cannot serve for longer than the configuration waits,
+        `ConfigError` for a key or model it does not take, `EmbedderError` for unusable vectors. What was delivered
+        before stays.
         """
         ...

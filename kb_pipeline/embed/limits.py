@@ -1,4 +1,4 @@
-"""How fast and how much at once: token buckets for what is configured and what the provider tells, AIMD for concurrency."""
+"""How fast and how much at once: token buckets for configured and told limits, AIMD for concurrency."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Told:
 class ToldBucket:
     """A model of the provider's own bucket, kept true by the `x-ratelimit-*` headers of every answer.
 
-    Between answers it fills at the told rate and empties by what we send. `remaining` is what the provider had when the
-    request arrived, so it is compared with what the model said when it was sent, less the corrections made since: a slow
-    answer is then no reason to think the bucket emptier than it is.
+    Between answers it fills at the told rate and empties by what we send. `remaining` is what the provider had when
+    the request arrived, so it is compared with what the model said when it was sent, less the corrections made since:
+    a slow answer is then no reason to think the bucket emptier than it is.
     """
 
     limit: float = math.inf
@@ -88,7 +88,7 @@ class ToldBucket:
         if told.remaining is None or math.isinf(self.limit):
             return
         rate = self.limit / 60.0
-        if told.reset_s is not None and told.reset_s > 0:
+        if told.reset_s is not None and (told.reset_s > 0 or told.remaining > 0):
             self.full = max(self.full, told.remaining + told.reset_s * rate)
         if math.isinf(self.level) or math.isinf(booking.level):
             self.level = min(self.level, told.remaining - self.on_way)
@@ -133,7 +133,8 @@ class RateLimits:
     async def own_turn(self, tokens: int) -> None:
         """Wait until the configured limits allow a request of that many tokens, and book it.
 
-        A limit the provider tells of itself, and which is not above the configured one, is kept by its own bucket instead.
+        A limit the provider tells of itself, and which is not above the configured one, is kept by its own bucket
+        instead.
         """
         for limiter, mine, told, need in (
             (self._own_requests, self.requests_per_minute, self.requests.limit, 1.0),
@@ -167,8 +168,8 @@ class RateLimits:
     def request_tokens(self) -> float:
         """How many tokens a request should have, as far as the limits are known: infinite where they are not.
 
-        A few seconds' worth, at most half the bucket; more where requests are scarcer than tokens, so that both limits are
-        used up together.
+        A few seconds' worth, at most half the bucket; more where requests are scarcer than tokens, so that both
+        limits are used up together.
         """
         minute = min(self.tokens_per_minute or math.inf, self.tokens.limit)
         if math.isinf(minute):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ _FEW = 64
 
 
 def wordllama_file(relative: str) -> Path:
-    """Path of a file inside the installed wordllama package, found without importing it (the import alone takes 0.4 s)."""
+    """Path of a file inside the installed package wordllama, found without importing it (that alone takes 0.4 s)."""
     from importlib.util import find_spec
 
     found = find_spec("wordllama")
@@ -47,16 +47,16 @@ def word_tokenizer() -> WordTokenizer:
 
 
 class LocalEmbedder:
-    """Mean of token vectors, then unit length: what `WordLlama.embed(texts, norm=True)` gives, to 1e-5, several times faster.
+    """Mean of token vectors, then unit length: what `WordLlama.embed(texts, norm=True)` gives, to 1e-5, but faster.
 
-    It reads weights and tokenizer straight from the package: importing wordllama and its embed() cost 0.5 s and pad every
-    text to the longest of its batch. Not thread-safe.
+    It reads weights and tokenizer straight from the package: importing wordllama and its embed() cost 0.5 s and pad
+    every text to the longest of its batch. Not thread-safe.
     """
 
     def __init__(self, spec: EmbedderSpec) -> None:
         self.spec = spec
 
-    @cached_property
+    @property
     def counter(self) -> TokenCounter:
         """The counter whose numbers are this model's tokens."""
         from kb_pipeline.chunking.tokens import local_counter
@@ -71,8 +71,10 @@ class LocalEmbedder:
     def _half(self) -> npt.NDArray[np.float16]:
         from safetensors import safe_open
 
-        with safe_open(wordllama_file("weights/l2_supercat_256.safetensors"), framework="np") as weights:
-            return np.ascontiguousarray(weights.get_tensor("embedding.weight")[:, : self.spec.dims])
+        opened: Any = safe_open(wordllama_file("weights/l2_supercat_256.safetensors"), framework="np")
+        with opened as weights:
+            matrix: npt.NDArray[np.float16] = weights.get_tensor("embedding.weight")
+        return np.ascontiguousarray(matrix[:, : self.spec.dims])
 
     @cached_property
     def _single(self) -> Vectors:

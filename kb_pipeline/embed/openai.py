@@ -1,4 +1,4 @@
-"""OpenAI and every server that speaks its embeddings API, through the `openai` SDK with its own retries switched off."""
+"""OpenAI and every server that speaks its embeddings API, through the `openai` SDK with its retries switched off."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def access(config: EmbedderConfig) -> Access:
 
 
 def request_arguments(spec: EmbedderSpec) -> dict[str, Any]:
-    """Everything of a request but its texts. `dimensions` is sent only to models that take it, when fewer are wanted."""
+    """All of a request but its texts. `dimensions` is sent only to models that take it, when fewer are wanted."""
     arguments: dict[str, Any] = {"model": spec.model, "encoding_format": "base64"}
     known = known_model(spec.provider, spec.model)
     if known is not None and known.shorter_dims and spec.dims != known.dims:
@@ -66,9 +66,13 @@ class OpenAIEmbedder:
         self.spec = spec
         self._config = config
 
-    @cached_property
+    @property
     def counter(self) -> TokenCounter:
         """The counter of the model's own tokenizer."""
+        return self._counter
+
+    @cached_property
+    def _counter(self) -> TokenCounter:
         from kb_pipeline.chunking.tokens import make_counter
 
         return make_counter(self._config)

@@ -40,7 +40,7 @@ def admissible(
 def packed(
     pending: Iterable[Pending], *, size: Callable[[], RequestSize], prefix_tokens: int = 0
 ) -> Iterator[list[Pending]]:
-    """Lists of texts that fit one request. `size` is asked anew for each list, so that it can follow what the provider says.
+    """Lists of texts that fit one request. `size` is asked anew for each, so that it can follow what the provider says.
 
     A text larger than the size alone makes a request of its own.
     """

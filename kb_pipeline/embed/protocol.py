@@ -52,10 +52,14 @@ class Embedder(Protocol):
     """Turns texts into vectors. A user's own class (`python:package.module:Class`) implements this."""
 
     @property
-    def spec(self) -> EmbedderSpec: ...
+    def spec(self) -> EmbedderSpec:
+        """Identity of the embedding version it makes."""
+        ...
 
     @property
-    def counter(self) -> TokenCounter: ...
+    def counter(self) -> TokenCounter:
+        """Counts tokens as the model does."""
+        ...
 
     def embed_documents(self, texts: Sequence[str]) -> Embedded:
         """Vectors of document texts; the embedder adds its document prefix itself."""

@@ -37,8 +37,8 @@ Event = Want | Finished | Refused | Progress | BreakerChanged | Ended
 class Pump:
     """The two ends of a lane: `events()` in the caller's thread, everything else in the loop's.
 
-    The loop asks for a batch only when it has room, and a batch's room is free again when its results were committed, so
-    nothing piles up on either side.
+    The loop asks for a batch only when it has room, and a batch's room is free again when its results were committed,
+    so nothing piles up on either side.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class Pump:
         self._call(lambda: self.committed.put_nowait(None))
 
     def cancel(self) -> None:
-        """Give up everything in flight and wait for the thread. From the caller's thread; harmless when it has ended."""
+        """Give up what is in flight and wait for the thread. From the caller's thread; harmless when it has ended."""
         task = self._task
         if task is not None:
             self._call(lambda: task.cancel())

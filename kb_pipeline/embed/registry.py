@@ -106,8 +106,8 @@ def make_lane(
 ) -> Lane:
     """The lane that fits the embedder: over HTTP for `openai`, in this process for the others.
 
-    `samples` is needed only where `endpoints` are configured. `on_breaker(endpoint, state)` is told each change of a circuit
-    breaker, in the thread that runs the lane, so that `kb status` can show it.
+    `samples` is needed only where `endpoints` are configured. `on_breaker(endpoint, state)` is told each change of a
+    circuit breaker, in the thread that runs the lane, so that `kb status` can show it.
 
     Raises `ConfigError` when the provider's key is missing, naming the variable that was read.
     """

@@ -39,13 +39,18 @@ class SentenceTransformersEmbedder:
             library: Any = importlib.import_module("sentence_transformers")
         except ImportError as error:
             raise ConfigError(
-                "embedder.provider = 'sentence-transformers' needs an extra: pip install 'kb-pipeline[sentence-transformers]'"
+                "embedder.provider = 'sentence-transformers' needs an extra: "
+                "pip install 'kb-pipeline[sentence-transformers]'"
             ) from error
         return library.SentenceTransformer(self.spec.model)
 
-    @cached_property
+    @property
     def counter(self) -> TokenCounter:
         """The configured tokenizer's counter, else the loaded model's own."""
+        return self._counter
+
+    @cached_property
+    def _counter(self) -> TokenCounter:
         if self._config.tokenizer:
             from kb_pipeline.chunking.tokens import make_counter
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 _RESPONSE_BYTES = 4 << 20
 """Vectors of one answer; what is in memory at once is a small multiple of it times the concurrency."""
 _REQUEST_TOKENS = 65_536.0
-_FIRST_TOKENS = 4_096.0
+_FIRST_TOKENS = 2_048.0
 _TICK_S = 1.0
 _PROBE = "hello"
 
@@ -71,8 +71,8 @@ class Traffic:
     def size(self) -> RequestSize:
         """How large a request should be at present. From any thread.
 
-        Answers of about 4 MiB and a few seconds' worth of the token limit keep memory flat, a loss small and the flow even.
-        The first requests are small: their answers tell the limits.
+        Answers of about 4 MiB and a few seconds' worth of the token limit keep memory flat, a loss small and the flow
+        even. The first requests are small: their answers tell the limits.
         """
         inputs = max(_RESPONSE_BYTES // (4 * self._spec.dims), 16)
         tokens = _FIRST_TOKENS if self.tally.answered == 0 else _REQUEST_TOKENS
@@ -177,7 +177,7 @@ class Traffic:
         return await self._unusable(_Piece(rest, 1 if good.size else piece.spoilt + 1), answer.problem, bill, turns)
 
     async def _unusable(self, piece: _Piece, problem: str, bill: Bill, turns: Turns) -> list[_Piece]:
-        """Texts whose vectors came unusable: again, with pauses; then find out whether it is the texts or the provider."""
+        """Texts whose vectors came unusable: again, with pauses; then find out whether it is them or the provider."""
         if piece.spoilt >= SPOILT_ATTEMPTS:
             if self.tally.texts == 0 or turns.out_of_patience() or piece.spoilt > 2 * SPOILT_ATTEMPTS:
                 raise EmbedderError(

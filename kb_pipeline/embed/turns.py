@@ -61,7 +61,8 @@ class Turns:
     async def take(self, tokens: int) -> Endpoint:
         """Wait for a turn. The caller asks the endpoint without awaiting anything before.
 
-        Raises `ProviderUnavailable` when the wait would be longer than the configuration allows, `Stopped` when the run ends.
+        Raises `ProviderUnavailable` when the wait would be longer than the configuration allows, `Stopped` when the
+        run ends.
         """
         async with self._queue:
             booked: set[str] = set()

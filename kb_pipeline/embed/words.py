@@ -34,12 +34,12 @@ class Ragged:
 
 
 class WordTokenizer:
-    """Gives the same ids as a Llama-2 tokenizer's `encode(text, add_special_tokens=False)`; it takes the tokenizer over.
+    """Gives the ids of a Llama-2 tokenizer's `encode(text, add_special_tokens=False)`; it takes the tokenizer over.
 
-    That tokenizer has no pre-tokenizer, so it runs its merges over whole texts and can reuse nothing. But none of its tokens
-    holds a space mark after another character, and a line break is a byte token that no merge touches; so merges never cross
-    those places, and a text's ids are the ids of its words in a row. A table of words met before replaces most of the work.
-    It is emptied when it is full, so memory is bounded. Not thread-safe.
+    That tokenizer has no pre-tokenizer, so it runs its merges over whole texts and can reuse nothing. But none of its
+    tokens holds a space mark after another character, and a line break is a byte token that no merge touches; so
+    merges never cross those places, and a text's ids are the ids of its words in a row. A table of words met before
+    replaces most of the work. It is emptied when it is full, so memory is bounded. Not thread-safe.
 
     Raises `ValueError` for a tokenizer that lacks the property.
     """
@@ -83,7 +83,7 @@ class WordTokenizer:
         return self._gather(np.array(words, np.int64), np.array(ends, np.int64))
 
     def _split_special(self, text: str) -> list[str]:
-        """Words of a text that holds special tokens: each is a word, and each stretch between them begins as a text does."""
+        """Words of a text with special tokens: each of them is one, each stretch between them begins as a text does."""
         found: list[str] = []
         for place, part in enumerate(self._special.split(text)):
             if place % 2:

@@ -23,7 +23,7 @@ POLL_S = 0.5
 
 @contextmanager
 def watched(db: Database, pid: int, progress: Progress, name: str, rows: int) -> Generator[None]:
-    """Shows backend `pid`'s CREATE INDEX as a task of `rows` rows while the block runs. Watching never fails a build."""
+    """Shows `pid`'s CREATE INDEX as a task of `rows` rows while the block runs. Watching never fails a build."""
     ended = threading.Event()
     task = progress.task(name, rows, "rows")
     thread = threading.Thread(target=_watch, args=(db, pid, task, rows, ended), name="index-progress", daemon=True)

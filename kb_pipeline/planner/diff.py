@@ -53,8 +53,8 @@ def classify(indexed: Indexed | None, seen: Seen) -> DocumentKind | None:
 def same_chunker(stored: str, wanted: str) -> bool:
     """Whether a document chunked with `stored` may stay: all but the name of the token counter is the same.
 
-    Ids are `version:counter:settings...`. The counter follows the embedder; if it counted here, changing the model would
-    cut every document anew, and a migration back-fills from the stored texts instead.
+    Ids are `version:counter:settings...`. The counter follows the embedder; if it counted here, changing the model
+    would cut every document anew, and a migration back-fills from the stored texts instead.
     """
     return _without_counter(stored) == _without_counter(wanted)
 
@@ -65,7 +65,9 @@ def _without_counter(chunker: str) -> tuple[str, ...]:
 
 
 def pair_renames(new: Iterable[tuple[str, bytes]], vanished: Mapping[str, bytes]) -> dict[str, str]:
-    """Vanished document -> new document with the same bytes, one to one; in the order of ids, so always the same pairs."""
+    """Vanished document -> new document with the same bytes, one to one; in the order of ids, so always the same
+    pairs.
+    """
     by_sha: dict[bytes, list[str]] = {}
     for doc_id in sorted(vanished, reverse=True):
         by_sha.setdefault(vanished[doc_id], []).append(doc_id)
@@ -85,7 +87,8 @@ def guard_mass_deletion(*, indexed: int, listed: int, vanished: int, max_fractio
         return
     if (listed == 0) or (vanished > FEW and vanished > max_fraction * indexed):
         raise MassDeletionRefused(
-            f"the source lists {listed:,} documents and {vanished:,} of the {indexed:,} indexed ones are gone, more than "
+            f"the source lists {listed:,} documents and {vanished:,} of the {indexed:,} indexed ones are gone, "
+            "more than "
             f"max_delete_fraction = {max_fraction:g} allows; nothing was changed. If the source is right, say {flag}"
         )
 

@@ -64,6 +64,8 @@ def _builds(desired: Desired, actual: Actual, wanted: VersionFacts | None, *, re
     if trigger is None:
         return
     candidate = None if rebuild else _candidate(desired, actual, version)
+    if candidate is not None and candidate.state == "previous":
+        return  # A person rolled back from it: going forward again is theirs to ask for.
     if candidate is None:
         method = wanted_method(actual.contents, desired.exact_below_rows, _method_of_live(actual, version))
         params = desired.index if method == "hnsw" else None
@@ -92,11 +94,15 @@ def _trigger(desired: Desired, actual: Actual, version: int | None) -> Trigger |
 
 
 def _candidate(desired: Desired, actual: Actual, version: int | None) -> BuildFacts | None:
-    """The newest build that already answers the need: right version, method and parameters, not outgrown itself."""
+    """The newest build that already answers the need: right version, method and parameters, not outgrown itself.
+
+    A `previous` build counts when it is newer than the live one, which is what a rollback leaves.
+    """
+    live = 0 if actual.live is None else actual.live.build_id
     fitting = [
         build
         for build in actual.builds
-        if build.state in ("candidate", "dropped")
+        if (build.state in ("candidate", "dropped") or (build.state == "previous" and build.build_id > live))
         and build.version == version
         and build.method == wanted_method(actual.contents, desired.exact_below_rows, build.method)
         and stale(desired, actual, build) is None

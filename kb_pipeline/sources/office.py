@@ -1,4 +1,4 @@
-"""PDF and office files to Markdown, through the `office` extra (markitdown)."""
+"""PDF, Word, PowerPoint, Excel, EPUB and mail through the optional package markitdown."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from kb_pipeline.errors import DocumentRefused
 from kb_pipeline.sources.frontmatter import clean_text
 
 
-def office_to_markdown(data: bytes, name: str) -> str:
-    """The file's text as Markdown. Raises `DocumentRefused` when the extra is missing or the file is damaged."""
+def office_markdown(name: str, data: bytes) -> str:
+    """The document's content as Markdown. Raises `DocumentRefused`: `extra-missing`, or `unreadable` with the cause."""
+    if not data:
+        return ""
     try:
-        from markitdown import MarkItDown, StreamInfo
+        from markitdown import MarkItDown, StreamInfo  # pyright: ignore
     except ImportError as error:
-        raise DocumentRefused("extra-missing", 'reading this format needs: pip install "kb-pipeline[office]"') from error
-    extension = PurePosixPath(name).suffix.lower()
+        raise DocumentRefused(
+            "extra-missing",
+            f"{PurePosixPath(name).suffix} files need an extra: pip install 'kb-pipeline[office]' (or leave them out with "
+            "an ignore rule)",
+        ) from error
     try:
-        result = MarkItDown().convert_stream(io.BytesIO(data), stream_info=StreamInfo(extension=extension))
-    except Exception as error:  # whatever the parser of this format raises
-        raise DocumentRefused("damaged", f"markitdown cannot read it: {type(error).__name__}: {error}") from error
-    return clean_text(result.text_content)
+        info = StreamInfo(extension=PurePosixPath(name).suffix.lower())
+        text = str(MarkItDown(enable_plugins=False).convert_stream(io.BytesIO(data), stream_info=info).markdown)
+    except Exception as error:  # its converters raise whatever their libraries raise
+        raise DocumentRefused("unreadable", f"the file cannot be converted: {str(error).strip()[:300]}") from error
+    return clean_text(text)

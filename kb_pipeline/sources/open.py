@@ -1,53 +1,55 @@
-"""Which source a configuration names."""
+"""From what `source = ...` says to the place documents come from."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from urllib.parse import unquote
 
 from kb_pipeline.config.schema import TenantConfig
 from kb_pipeline.errors import ConfigError, SourceError
 from kb_pipeline.sources.model import Source
 
-RECORD_ENDINGS = (".jsonl", ".ndjson")
+PACKAGES = "packages:"
+URL = re.compile(r"[a-z][a-z0-9+.-]*(::|://)", re.IGNORECASE)
 
 
 def open_source(config: TenantConfig) -> Source:
-    """The tenant's source: a folder, a file, an fsspec URL, JSON Lines, Parquet, or `packages:`.
-
-    Raises `ConfigError` when none is configured or its extra is missing, `SourceError` when it is not there.
+    """The tenant's source. Raises `ConfigError` when none is set or its URL needs an extra, `SourceError` when it
+    is not there.
     """
-    url = config.source
-    if not url:
-        raise ConfigError(
-            f"tenant {config.tenant_id} has no source: set [tenants.{config.tenant_id}] source = ... in kb.toml, or give --source"
-        )
-    if url == "packages:":
+    where = config.source
+    if not where:
+        raise ConfigError(f"tenant {config.tenant_id!r} has no source: set tenants.{config.tenant_id}.source")
+    if where.startswith(PACKAGES):
         from kb_pipeline.sources.packages import PackagesSource
 
-        return PackagesSource()
-    url = url.removeprefix("file://")
-    if url.endswith(RECORD_ENDINGS):
+        return PackagesSource(where.removeprefix(PACKAGES))
+    limit = config.sources.max_file_mb
+    if where.startswith("file://"):
+        where = unquote(where.removeprefix("file://"))
+    if URL.match(where):
+        from kb_pipeline.sources.remote import open_remote
+
+        return open_remote(where, config.patterns, config.ignore, limit)
+    path = Path(where).expanduser().absolute()
+    if path.is_dir():
+        from kb_pipeline.sources.files import FolderSource
+
+        return FolderSource(path, config.patterns, config.ignore, limit)
+    if not path.is_file():
+        raise SourceError(
+            f"the source {where!r} of tenant {config.tenant_id!r} does not exist (looked for {path}); it may be a folder, "
+            "a file, a URL such as s3://bucket/docs, or 'packages:'"
+        )
+    if path.suffix.lower() in (".jsonl", ".ndjson"):
         from kb_pipeline.sources.jsonl import JsonLinesSource
 
-        return JsonLinesSource(url)
-    if url.endswith(".parquet"):
+        return JsonLinesSource(str(path), lambda: path.open("rb"), limit)
+    if path.suffix.lower() == ".parquet":
         from kb_pipeline.sources.parquet import ParquetSource
 
-        return ParquetSource(url)
-    if "://" in url:
-        from kb_pipeline.sources.remote import RemoteSource
+        return ParquetSource(str(path), lambda: path.open("rb"), limit)
+    from kb_pipeline.sources.files import FileSource
 
-        return RemoteSource(url, config)
-    from kb_pipeline.sources.folder import FolderSource
-
-    root = Path(url).expanduser()
-    if not root.exists():
-        raise SourceError(f"the source of tenant {config.tenant_id} is not there: {root.absolute()}; nothing was changed")
-    if root.is_dir():
-        return FolderSource(root, config)
-    return FolderSource(root.parent, config.model_copy(update={"patterns": (f"/{_escaped(root.name)}",), "ignore": ()}))
-
-
-def _escaped(name: str) -> str:
-    """A file's name as a pattern that matches nothing else."""
-    return "".join(f"\\{char}" if char in "*?[]!\\# " else char for char in name)
+    return FileSource(path, limit)

@@ -1,116 +1,108 @@
-"""`packages:`: the documentation of the Python packages installed here. Every machine has some, so the demo reads it."""
+"""The documentation of the Python packages installed here: READMEs from their metadata, docstrings of their modules."""
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import warnings
+import os
+import re
 from collections.abc import Iterator
-from functools import lru_cache
-from importlib.metadata import Distribution, PackagePath, distributions
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from kb_pipeline.errors import DocumentRefused
+from kb_pipeline.errors import ConfigError, DocumentRefused
+from kb_pipeline.sources.docstrings import module_markdown
 from kb_pipeline.sources.frontmatter import clean_text
 from kb_pipeline.sources.model import RefusedItem, SourceDocument, SourceItem
 
-URL = "packages:"
-MODULES_PER_PACKAGE = 25
-"""The modules nearest to the top of a package: where its public names are."""
-LARGEST_MODULE = 150_000
-"""Bytes; larger ones are generated as a rule."""
-NOT_PUBLIC = frozenset({"test", "tests", "testing", "vendor", "vendored", "_vendor", "locale", "migrations"})
+MODULES_EACH = 12
+"""Modules taken of one package, those nearest to its top; a demo needs variety, not all of scipy."""
+LONGEST_MODULE = 150_000
+"""Bytes; longer ones are generated code as a rule."""
+PRIVATE = re.compile(
+    r"(^|/)(_[^/]*|tests?|testing|conftest|examples?|vendor|vendored|third_party|migrations|benchmarks?|docs?)(/|\.py$)"
+)
+README_FORMATS = {"text/markdown": "record", "text/plain": "text"}
 
 
+@dataclass(frozen=True, slots=True)
 class PackagesSource:
-    """A README for each distribution and a document of docstrings for each public module. Nothing is imported."""
+    """`packages:` for all distributions of this environment, `packages:numpy,pandas` for some."""
+
+    names: str = ""
 
     def list(self) -> Iterator[SourceItem | RefusedItem]:
-        """READMEs and modules, by package name."""
-        seen: set[str] = set()
-        for package in sorted(distributions(), key=lambda one: one.name.lower()):
-            name = package.name.lower()
-            if name in seen:
-                continue
-            seen.add(name)
-            if (package.metadata.get_payload() or "") or package.metadata.get("Description"):
-                yield SourceItem(f"{name}/README", f"{URL}{name}", {"version": package.version})
-            for module in _modules(package):
-                path = Path(str(package.locate_file(module)))
+        """READMEs as `NAME/README`, modules as `NAME/path/of/module.py`. Raises `ConfigError` for an unknown name."""
+        for name, distribution in self._distributions():
+            root = Path(str(distribution.locate_file("")))
+            state = {"version": distribution.version, "source": 1}
+            yield SourceItem(f"{name}/README", f"{root}#{name}", state)
+            for path in _modules(distribution):
                 try:
-                    info = path.stat()
-                    documented = info.st_size <= LARGEST_MODULE and b'"""' in path.read_bytes()
+                    info = os.stat(root / path)
                 except OSError:
                     continue
-                if documented:
-                    state = {"path": str(path), "size": info.st_size, "mtime_ns": info.st_mtime_ns}
-                    yield SourceItem(f"{name}/{_dotted(module)}", str(path), state)
+                if 0 < info.st_size <= LONGEST_MODULE:
+                    own = {**state, "size": info.st_size, "mtime_ns": info.st_mtime_ns}
+                    yield SourceItem(f"{name}/{path}", str(root / path), own)
 
     def read(self, item: SourceItem) -> SourceDocument:
-        """The README, or the module's docstrings under their names as headings. Raises `DocumentRefused`."""
-        package, _, what = item.doc_id.partition("/")
-        path = item.state.get("path")
-        text = _readme(package) if path is None else _docstrings(str(path), what, int(item.state["mtime_ns"]))
-        return SourceDocument(
-            doc_id=item.doc_id,
-            uri=item.uri,
-            text=text,
-            format="markdown",
-            content_sha256=hashlib.sha256(text.encode()).digest(),
-            metadata={"package": package, "kind": "readme" if path is None else "module"},
-            title=what if path else package,
-            state=item.state,
-        )
+        """The README, or a module's docstrings as Markdown. Raises `DocumentRefused`."""
+        name, _, path = item.doc_id.partition("/")
+        try:
+            distribution = metadata.distribution(name)
+        except metadata.PackageNotFoundError as error:
+            raise DocumentRefused("vanished", f"the package {name} is no longer installed") from error
+        about: dict[str, Any] = {"package": name, "version": distribution.version}
+        if path == "README":
+            text, format_ = _readme(distribution)
+            about["part"] = "readme"
+        else:
+            text, format_ = module_markdown(Path(str(distribution.locate_file(path))), _dotted(path)), "record"
+            about.update(part="module", module=_dotted(path))
+        text = clean_text(text)
+        digest = hashlib.sha256(text.encode()).digest()
+        return SourceDocument(item.doc_id, item.uri, text, format_, digest, about, title=None, state=item.state)
+
+    def _distributions(self) -> list[tuple[str, metadata.Distribution]]:
+        wanted = {_normal(name) for name in self.names.split(",") if name.strip()}
+        found: dict[str, metadata.Distribution] = {}
+        for distribution in metadata.distributions():
+            name = _normal(distribution.metadata["Name"] or "")
+            if name and (not wanted or name in wanted):
+                found.setdefault(name, distribution)
+        if missing := wanted - set(found):
+            raise ConfigError(f"no package of this name is installed: {', '.join(sorted(missing))}")
+        return sorted(found.items())
 
 
-def _modules(package: Distribution) -> list[PackagePath]:
-    public = [
-        path
-        for path in package.files or ()
-        if path.suffix == ".py"
-        and ".." not in path.parts
-        and not any(part.startswith("_") and part != "__init__.py" or part in NOT_PUBLIC for part in path.parts)
-        and not path.name.startswith(("test_", "conftest"))
-    ]
-    return sorted(public, key=lambda path: (len(path.parts), str(path)))[:MODULES_PER_PACKAGE]
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
-def _dotted(path: PackagePath) -> str:
-    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+def _modules(distribution: metadata.Distribution) -> list[str]:
+    """Paths of the public modules nearest to the top, from the RECORD file."""
+    record = distribution.read_text("RECORD") or ""
+    paths = [line.split(",", 1)[0] for line in record.splitlines() if ".py," in line]
+    public = [path for path in paths if path.endswith(".py") and "/" in path and _is_public(path)]
+    return sorted(sorted(public, key=lambda path: (path.count("/"), path))[:MODULES_EACH])
 
 
-def _readme(package: str) -> str:
-    found = next(iter(distributions(name=package)), None)
-    if found is None:
-        raise DocumentRefused("gone", f"the package {package} is not installed any more")
-    text = str(found.metadata.get_payload() or found.metadata.get("Description") or "")
-    return clean_text(text.encode("utf-8", "replace").decode())
+def _is_public(path: str) -> bool:
+    return not path.startswith(("..", "/")) and not PRIVATE.search(path.replace("/__init__.py", "/init.py"))
 
 
-@lru_cache(maxsize=8192)
-def _docstrings(path: str, module: str, mtime_ns: int) -> str:  # noqa: ARG001 (part of the key)
-    """Kept, because two stages read each document and parsing Python is what costs."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(Path(path).read_bytes())
-    except (SyntaxError, ValueError, OSError, RecursionError) as error:
-        raise DocumentRefused("python", f"it cannot be parsed: {error}") from error
-    parts: list[str] = []
-    if doc := ast.get_docstring(tree):
-        parts.append(f"# {module}\n\n{doc}")
-    for node in tree.body:
-        parts += _documented(node, "", 2)
-    return clean_text("\n\n".join(parts))
+def _dotted(path: str) -> str:
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def _documented(node: ast.stmt, owner: str, level: int) -> Iterator[str]:
-    if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
-        return
-    name = f"{owner}{node.name}"
-    if doc := ast.get_docstring(node):
-        signature = name if isinstance(node, ast.ClassDef) else f"{name}({ast.unparse(node.args)})"
-        yield f"{'#' * level} {name}\n\n`{signature}`\n\n{doc}"
-    if isinstance(node, ast.ClassDef):
-        for inner in node.body:
-            yield from _documented(inner, f"{name}.", level + 1)
+def _readme(distribution: metadata.Distribution) -> tuple[str, str]:
+    fields = distribution.metadata
+    body = fields.get_payload() if hasattr(fields, "get_payload") else ""  # pyright: ignore
+    text = body if isinstance(body, str) and body.strip() else str(fields.get("Description") or "")
+    summary = str(fields.get("Summary") or "").strip()
+    kind = str(fields.get("Description-Content-Type") or "").split(";")[0].strip().lower()
+    if not text.strip() or text.strip() == "UNKNOWN":
+        return summary, "text"
+    return text, README_FORMATS.get(kind, "rst")

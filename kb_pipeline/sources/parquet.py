@@ -1,114 +1,86 @@
-"""Parquet of records, read a row group at a time."""
+"""Parquet of records, read in small batches, forwards."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
 
 from kb_pipeline.errors import DocumentRefused, SourceError
+from kb_pipeline.sources.document import too_large
+from kb_pipeline.sources.frontmatter import canonical_json, json_value
 from kb_pipeline.sources.model import RefusedItem, SourceDocument, SourceItem
-from kb_pipeline.sources.record import ID_KEYS, document_of_record, record_id
-from kb_pipeline.sources.remote import file_system, version_of
+from kb_pipeline.sources.records import RecordItem, duplicate, record_document, record_id, refused_record
 
-if TYPE_CHECKING:
-    import pyarrow.parquet as pq
-
-COLUMNS = ("id", "_id", "text", "title", "metadata")
-BATCH_ROWS = 1_000
+ROWS = 500
+"""Rows in memory at a time."""
+Row = tuple[int, dict[str, Any]]
 
 
+@dataclass(slots=True)
 class ParquetSource:
-    """A `*.parquet` file with columns `id`, `text` and, if any, `title` and `metadata` (a struct, a map or JSON text)."""
+    """Records of one file; every column but `id`, `text`, `title` and `metadata` is metadata."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._name = url.rpartition("/")[2]
-        self._open: pq.ParquetFile | None = None
-        self._rows: tuple[int, list[dict[str, Any]]] = (-1, [])
-        """A batch number and its rows: reading follows the order of listing."""
+    uri: str
+    opener: Callable[[], BinaryIO]
+    max_file_mb: float
+    """Limit of one text."""
+    _forward: Iterator[Row] = field(default_factory=lambda: iter(()))
 
     def list(self) -> Iterator[SourceItem | RefusedItem]:
-        """A row each; only ids are read."""
-        file = self._file()
-        columns = [name for name in ID_KEYS if name in file.schema_arrow.names]
-        if not columns or "text" not in file.schema_arrow.names:
-            names = ", ".join(file.schema_arrow.names)
-            raise SourceError(f"{self._url} needs columns `id` and `text`; it has {names}")
-        state = self._state()
-        seen: set[str] = set()
-        row = 0
-        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
-            for record in batch.to_pylist():
-                place, uri = row, f"{self._url}#{row}"
-                row += 1
-                try:
-                    doc_id = record_id(record)
-                except DocumentRefused as refused:
-                    yield RefusedItem(f"{self._name}#{place}", uri, refused.reason, refused.detail)
-                    continue
-                if doc_id in seen:
-                    yield RefusedItem(f"{self._name}#{place}", uri, "duplicate-id", f"id {doc_id[:200]!r} stands in an earlier row")
-                    continue
-                seen.add(doc_id)
-                yield SourceItem(doc_id, f"{self._url}#{doc_id}", {**state, "row": place})
+        """Records in row order; bad ones and repeated ids are refused, the others go on."""
+        seen: set[bytes] = set()
+        for number, row in self._rows():
+            where = f"row {number}"
+            try:
+                doc_id = record_id(row)
+                if refused := too_large(len(row["text"].encode("utf-8", "replace")), self.max_file_mb):
+                    raise refused
+                state = _state(row)
+            except DocumentRefused as refused:
+                yield refused_record(self.uri, where, refused)
+                continue
+            key = hashlib.blake2b(doc_id.encode(), digest_size=16).digest()
+            if key in seen:
+                yield duplicate(self.uri, doc_id, where)
+                continue
+            seen.add(key)
+            yield RecordItem(doc_id, f"{self.uri}#{doc_id}", state, number)
 
     def read(self, item: SourceItem) -> SourceDocument:
-        """The row at the item's place. Raises `DocumentRefused`."""
-        record = self._row(int(item.state["row"]))
-        metadata = record.get("metadata")
-        if isinstance(metadata, str):
-            import json
+        """The record, found by going on from the last one read, then once more from the beginning."""
+        for attempt in range(2):
+            for _, row in self._forward:
+                try:
+                    if record_id(row) == item.doc_id:
+                        return record_document(self.uri, row, _state(row))
+                except DocumentRefused:
+                    continue
+            if attempt == 0:
+                self._forward = self._rows()
+        raise DocumentRefused("vanished", f"the record is no longer in {self.uri}")
 
-            try:
-                record["metadata"] = json.loads(metadata) if metadata.strip() else None
-            except ValueError as error:
-                raise DocumentRefused("metadata", f"`metadata` is not JSON: {error}") from error
-        elif isinstance(metadata, list):
-            record["metadata"] = dict(metadata)
-        return document_of_record(item, record, item.state)
+    def _rows(self) -> Iterator[Row]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
-    def _row(self, row: int) -> dict[str, Any]:
-        wanted = row // BATCH_ROWS
-        if self._rows[0] != wanted:
-            self._rows = (wanted, self._batch(wanted))
-        return self._rows[1][row % BATCH_ROWS]
+        try:
+            file = pq.ParquetFile(self.opener())
+        except (OSError, pa.ArrowException) as error:
+            raise SourceError(f"the source {self.uri} is not a readable Parquet file: {error}") from error
+        names = set(file.schema_arrow.names)
+        if "text" not in names or not names & {"id", "_id"}:
+            raise SourceError(f"{self.uri} has the columns {sorted(names)}; `id` (or `_id`) and `text` are needed")
+        number = 0
+        try:
+            for batch in file.iter_batches(batch_size=ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+        except (OSError, pa.ArrowException) as error:
+            raise SourceError(f"{self.uri} cannot be read after row {number}: {error}") from error
 
-    def _batch(self, number: int) -> list[dict[str, Any]]:
-        """Rows of one batch; row groups before it are skipped unread."""
-        file = self._file()
-        first, groups, before = number * BATCH_ROWS, [], 0
-        skip = first
-        for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            if before + rows > first and before < first + BATCH_ROWS:
-                if not groups:
-                    skip = first - before
-                groups.append(group)
-            before += rows
-        columns = [name for name in COLUMNS if name in file.schema_arrow.names]
-        found: list[dict[str, Any]] = []
-        for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, columns=columns):
-            if skip >= batch.num_rows:
-                skip -= batch.num_rows
-                continue
-            found += batch.slice(skip, BATCH_ROWS - len(found)).to_pylist()
-            skip = 0
-            if len(found) >= BATCH_ROWS:
-                break
-        return found
 
-    def _file(self) -> pq.ParquetFile:
-        if self._open is None:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            fs, path = file_system(self._url)
-            try:
-                self._open = pq.ParquetFile(fs.open(path, "rb"))
-            except (OSError, pa.ArrowInvalid) as error:
-                raise SourceError(f"{self._url} cannot be read as Parquet: {error}: nothing was changed") from error
-        return self._open
-
-    def _state(self) -> dict[str, Any]:
-        fs, path = file_system(self._url)
-        return version_of(fs.info(path))
+def _state(row: dict[str, Any]) -> dict[str, Any]:
+    return {"row": hashlib.blake2b(canonical_json(json_value(row)), digest_size=16).hexdigest()}

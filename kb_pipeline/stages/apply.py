@@ -49,9 +49,9 @@ def apply_change_set(
 ) -> ApplyReport:
     """Replace every document whose contents have all `required` vectors, a transaction for some hundreds; then delete.
 
-    A document with a refused text keeps its old form and goes into quarantine. Repeatable: what stands there equally is not
-    written. `whole=False` (embedding was stopped) deletes nothing, because what replaces it may still be waiting. Raises
-    `MissingChunks` when a text lacks a vector and nobody refused it, after everything else was applied.
+    A document with a refused text keeps its old form and goes into quarantine. Repeatable: what stands there equally
+    is not written. `whole=False` (embedding was stopped) deletes nothing, because what replaces it may still be
+    waiting. Raises `MissingChunks` when a text lacks a vector and nobody refused it, after everything else was applied.
     """
     report = ApplyReport()
     unexplained: list[str] = []
@@ -94,7 +94,9 @@ def _apply(
                 ready.append((document, first, last))
             continue
         report.waiting += 1
-        of_document = [_letter(ctx, document, batch, at, refused) for at in bad if batch.chunks.fingerprint[at] in refused]
+        of_document = [
+            _letter(ctx, document, batch, at, refused) for at in bad if batch.chunks.fingerprint[at] in refused
+        ]
         letters += of_document
         if not of_document:
             unexplained.append(document.doc_id)

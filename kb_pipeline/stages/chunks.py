@@ -75,7 +75,8 @@ class Tally:
             self.characters += len(chunk.text)
             self.kinds[chunk.kind] += 1
             self.sizes[chunk.tokens // SIZE_STEP] += 1
-        # The first document's, then those of every document whose number is a power of two: the beginning, the middle, the end.
+        # The first document's, then those of every document whose number is a power of two: the beginning, the middle,
+        # the end.
         if chunks and (len(self.samples) < SAMPLES or self.documents.bit_count() == 1):
             self.samples[document.doc_id] = chunks[len(chunks) // 2]
 
@@ -106,7 +107,9 @@ class Tally:
 
 
 def run(ctx: StageContext) -> ChunksSummary:
-    """Read and chunk what the newest manifest names. Raises `StaleStage` when it does not follow from the present state."""
+    """Read and chunk what the newest manifest names. Raises `StaleStage` when it does not follow from the present
+    state.
+    """
     with ctx.db.connect("writer", ctx.tenant_id, autocommit=True) as conn:
         manifest = usable(conn, ctx.tenant_id, "documents")
         url = ctx.staging.output_url(ctx.tenant_id, ASSET, ctx.run_id)
@@ -127,7 +130,9 @@ def run(ctx: StageContext) -> ChunksSummary:
     return replace(summary, output_id=output.output_id)
 
 
-def chunk_manifest(ctx: StageContext, manifest_url: str, writer: OutputWriter) -> tuple[ChunksSummary, list[DeadLetter]]:
+def chunk_manifest(
+    ctx: StageContext, manifest_url: str, writer: OutputWriter
+) -> tuple[ChunksSummary, list[DeadLetter]]:
     """Write a row for each changed document, and one for each that leaves. Changes nothing in Postgres."""
     started = time.perf_counter()
     tally = Tally()

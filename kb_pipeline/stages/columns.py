@@ -1,7 +1,7 @@
 """Python lists as Arrow arrays, without pandas.
 
-`pyarrow.array` of a list imports pandas where it is installed, to ask whether the list is one of its objects: half a second and
-55 MB for a process that has no other use for it. Buffers built with numpy ask nothing.
+`pyarrow.array` of a list imports pandas where it is installed, to ask whether the list is one of its objects: half a
+second and 55 MB for a process that has no other use for it. Buffers built with numpy ask nothing.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 
 def arrow_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array[Any]:
-    """An array of a type this package stages: text, binary of fixed width, or integer; None only where text or binary."""
+    """An array of a type this package stages: text, binary of fixed width, or integer; None only where text or
+    binary.
+    """
     import pyarrow as pa
 
     data, offsets = _data(values, kind)
-    buffers = [_validity(values), *([] if offsets is None else [pa.py_buffer(offsets)]), pa.py_buffer(data)]
+    buffers = [_validity(values), *([] if offsets is None else [pa.py_buffer(offsets.data)]), pa.py_buffer(data)]
     return pa.Array.from_buffers(kind, len(values), buffers)
 
 
@@ -29,7 +31,7 @@ def list_array(bounds: Sequence[int], values: pa.Array[Any], kind: pa.DataType) 
     """Lists of `values`: list i is `values[bounds[i]:bounds[i + 1]]`."""
     import pyarrow as pa
 
-    offsets = pa.py_buffer(np.array(bounds, np.int32))
+    offsets = pa.py_buffer(np.array(bounds, np.int32).data)
     return pa.Array.from_buffers(kind, len(bounds) - 1, [None, offsets], children=[values])
 
 
@@ -54,4 +56,4 @@ def _validity(values: Sequence[Any]) -> Any:
 
     if None not in values:
         return None
-    return pa.py_buffer(np.packbits([value is not None for value in values], bitorder="little"))
+    return pa.py_buffer(np.packbits([value is not None for value in values], bitorder="little").data)

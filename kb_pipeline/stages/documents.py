@@ -12,7 +12,15 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from kb_pipeline.errors import DocumentRefused
-from kb_pipeline.planner.diff import DocumentKind, Indexed, Seen, classify, guard_mass_deletion, pair_renames, same_chunker
+from kb_pipeline.planner.diff import (
+    DocumentKind,
+    Indexed,
+    Seen,
+    classify,
+    guard_mass_deletion,
+    pair_renames,
+    same_chunker,
+)
 from kb_pipeline.sources.model import RefusedItem, Source, SourceDocument, SourceItem
 from kb_pipeline.stages.context import StageContext
 from kb_pipeline.stages.staged import RowBuffer, manifest_schema
@@ -313,7 +321,9 @@ def _bad_id(doc_id: str, *, longest: int | None = LONGEST_ID) -> str | None:
 
 
 class _NoCounter:
-    """Stands for a token counter where only settings are compared, so that no tokenizer is loaded for an unchanged source."""
+    """Stands for a token counter where only settings are compared, so that no tokenizer is loaded for an unchanged
+    source.
+    """
 
     name = ""
 

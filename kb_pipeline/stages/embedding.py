@@ -26,7 +26,12 @@ from kb_pipeline.store.contents import (
     write_new,
     write_vectors,
 )
-from kb_pipeline.store.dead_letters import DeadLetter, drop_letters_of_embedded_texts, list_dead_letters, put_dead_letters
+from kb_pipeline.store.dead_letters import (
+    DeadLetter,
+    drop_letters_of_embedded_texts,
+    list_dead_letters,
+    put_dead_letters,
+)
 from kb_pipeline.store.stage_outputs import StageOutput
 from kb_pipeline.store.tenants import mark_unsettled
 from kb_pipeline.store.versions import Version
@@ -66,7 +71,9 @@ class Embedding:
             for target in space.versions:
                 for source in space.versions:
                     if source is not target:
-                        values = fill_by_cast(self._conn, self._ctx.tenant_id, source=source.version, target=_target(target))
+                        values = fill_by_cast(
+                            self._conn, self._ctx.tenant_id, source=source.version, target=_target(target)
+                        )
                         self.cast_rows += sum(values)
 
     def embed_change_set(self, change_set: StageOutput) -> None:
@@ -84,7 +91,12 @@ class Embedding:
             self.backfilled += self.texts - before
 
     def _run(
-        self, space: Space, texts: Iterator[Pending], keep: Callable[[Space, Finished], None], name: str, total: int | None
+        self,
+        space: Space,
+        texts: Iterator[Pending],
+        keep: Callable[[Space, Finished], None],
+        name: str,
+        total: int | None,
     ) -> None:
         first = next(texts, None)
         if first is None:
@@ -93,7 +105,9 @@ class Embedding:
 
         config = embedder_config(self._ctx.tenant.embedder, space.spec)
         leader = space.versions[0].version
-        lane = make_lane(config, make_embedder(config), samples=lambda: sample_vectors(self._conn, self._ctx.tenant_id, leader))
+        lane = make_lane(
+            config, make_embedder(config), samples=lambda: sample_vectors(self._conn, self._ctx.tenant_id, leader)
+        )
         task = self._ctx.progress.task(f"{name} ({space.spec.model})", total, "texts")
         started = time.perf_counter()
 
@@ -124,7 +138,8 @@ class Embedding:
         for arrow in self._ctx.staging.read(change_set.url):
             batch = from_arrow(arrow)
             places = self._places(batch)
-            # What is in flight is looked up before the tables are: it may be committed between, and would be sent twice.
+            # What is in flight is looked up before the tables are: it may be committed between, and would be sent
+            # twice.
             known = set(self._in_flight)
             need = lacking(self._conn, self._ctx.tenant_id, list(places), [leader]) - known
             chosen = [(fingerprint, place) for fingerprint, place in places.items() if fingerprint in need]
@@ -138,7 +153,9 @@ class Embedding:
                 yield _pending(self._in_flight[fingerprint][0], row.doc_id, batch.chunks.ordinal[at])
 
     def _places(self, batch: StagedBatch) -> dict[bytes, tuple[int, int]]:
-        """First place (chunk, document) of each distinct text; of a document with a refused text nothing is paid for."""
+        """First place (chunk, document) of each distinct text; of a document with a refused text nothing is paid
+        for.
+        """
         places: dict[bytes, tuple[int, int]] = {}
         for document, (_, _, first, last) in enumerate(batch.spans()):
             fingerprints = batch.chunks.fingerprint[first:last]

@@ -64,14 +64,17 @@ class EmbeddingsSummary:
 def run(ctx: StageContext, *, max_cost: float | None = None) -> EmbeddingsSummary:
     """Embed what lacks a vector in any version that should exist, then apply the change set's documents.
 
-    Each finished batch is committed at once, so a crash pays for the batches in flight only. Raises `BudgetExceeded` and
-    `ProviderUnavailable` after committing every document that is complete, `MissingChunks` when Postgres shows a content
-    without a vector that no dead letter explains, `StaleStage` when the change set does not follow from the present state.
+    Each finished batch is committed at once, so a crash pays for the batches in flight only. Raises `BudgetExceeded`
+    and `ProviderUnavailable` after committing every document that is complete, `MissingChunks` when Postgres shows a
+    content without a vector that no dead letter explains, `StaleStage` when the change set does not follow from the
+    present state.
     """
     started = time.perf_counter()
     with ctx.db.connect("writer", ctx.tenant_id, autocommit=True) as conn:
         change_set = usable(conn, ctx.tenant_id, "fingerprints", follows="chunks")
-        version = ensure_version(ctx.db, ctx.tenant_id, wanted_versions(conn, ctx.tenant_id, ctx.tenant.embedder).desired)
+        version = ensure_version(
+            ctx.db, ctx.tenant_id, wanted_versions(conn, ctx.tenant_id, ctx.tenant.embedder).desired
+        )
         wanted = wanted_versions(conn, ctx.tenant_id, ctx.tenant.embedder)
         purse = Purse(ctx, conn, max_cost=max_cost)
         embedding = Embedding(ctx, conn, wanted, purse)
@@ -119,7 +122,8 @@ def run(ctx: StageContext, *, max_cost: float | None = None) -> EmbeddingsSummar
 def _settle(conn: Connection[TupleRow], tenant_id: str, change_set: StageOutput, *, strays: bool) -> None:
     """The change set is in the tables: note it, and mark contents as orphans that came to no chunk.
 
-    There may be such strays when an earlier run was interrupted, or a document waits because one of its texts was refused.
+    There may be such strays when an earlier run was interrupted, or a document waits because one of its texts was
+    refused.
     """
     with conn.transaction():
         if strays:
@@ -138,7 +142,8 @@ def _prove(conn: Connection[TupleRow], tenant_id: str, versions: list[int]) -> i
         quarantined = max(quarantined, explained)
         if missing:
             raise MissingChunks(
-                f"{missing} contents of tenant {tenant_id!r} have no vector of v{version} after a run that should have made them "
+                f"{missing} contents of tenant {tenant_id!r} have no vector of v{version} after a run that should "
+                "have made them "
                 f"all (documents {', '.join(documents)}): run again, and look at `kb status` if it stays"
             )
     return quarantined

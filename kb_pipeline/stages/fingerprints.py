@@ -50,7 +50,9 @@ class ChangeSetSummary:
     """In the sync lane."""
     price_known: bool = True
     dedup_ratio: float = 0.0
-    """Share of the chunks that needs no embedding: known texts, and texts that stand in the change set more than once."""
+    """Share of the chunks that needs no embedding: known texts, and texts that stand in the change set more than
+    once.
+    """
     seconds: float = 0.0
     output_id: int | None = None
 
@@ -59,8 +61,8 @@ class ChangeSetSummary:
 class Texts:
     """Distinct texts that have to be embedded for one space, in sixteen bytes each.
 
-    A text is told by the first eight bytes of its fingerprint: that two of ten million agree has a probability of 3e-6, and it
-    would change a count by one.
+    A text is told by the first eight bytes of its fingerprint: that two of ten million agree has a probability of
+    3e-6, and it would change a count by one.
     """
 
     keys: list[npt.NDArray[np.uint64]] = field(default_factory=list[npt.NDArray[np.uint64]])
@@ -68,7 +70,9 @@ class Texts:
 
     def add(self, batch: StagedBatch, fingerprints: set[bytes]) -> None:
         """Those chunks of the batch whose text is one of these."""
-        places = [(f[:8], t) for f, t in zip(batch.chunks.fingerprint, batch.chunks.tokens, strict=True) if f in fingerprints]
+        places = [
+            (f[:8], t) for f, t in zip(batch.chunks.fingerprint, batch.chunks.tokens, strict=True) if f in fingerprints
+        ]
         self.keys.append(np.frombuffer(b"".join(key for key, _ in places), dtype=np.uint64))
         self.tokens.append(np.array([tokens for _, tokens in places], dtype=np.int64))
 
@@ -96,7 +100,9 @@ class Tally:
 
 
 def run(ctx: StageContext) -> ChangeSetSummary:
-    """Compare the chunks with what is indexed and write the change set. Raises `StaleStage` when they do not follow from it."""
+    """Compare the chunks with what is indexed and write the change set. Raises `StaleStage` when they do not follow
+    from it.
+    """
     with ctx.db.connect("writer", ctx.tenant_id, autocommit=True) as conn:
         chunks = usable(conn, ctx.tenant_id, "chunks", follows="documents")
         url = ctx.staging.output_url(ctx.tenant_id, ASSET, ctx.run_id)

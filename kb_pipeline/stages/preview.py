@@ -46,7 +46,9 @@ def scan_preview(ctx: StageContext) -> Preview:
             chunked, _ = chunk_manifest(here, manifest, writer)
         with here.staging.writer(change_set, chunks_schema(with_status=True)) as writer:
             compared = compare_chunks(here, conn, chunks, writer)
-        return Preview(documents, chunked, compared, _mass_deletion(here, documents, count_documents(conn, ctx.tenant_id)))
+        return Preview(
+            documents, chunked, compared, _mass_deletion(here, documents, count_documents(conn, ctx.tenant_id))
+        )
 
 
 def _mass_deletion(ctx: StageContext, documents: DocumentsSummary, indexed: int) -> str | None:

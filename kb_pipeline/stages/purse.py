@@ -72,6 +72,7 @@ class Purse:
             )
         if self._monthly is not None and self._month + to_come > self._monthly:
             raise BudgetExceeded(
-                f"{what} bring this month to ${self._month + to_come:.4f}, above budget.monthly_usd = {self._monthly:g}; "
+                f"{what} bring this month to ${self._month + to_come:.4f}, above budget.monthly_usd = "
+                f"{self._monthly:g}; "
                 f"spent: ${self._month + self._spent:.4f}. What was embedded is kept"
             )

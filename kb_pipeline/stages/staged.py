@@ -49,7 +49,9 @@ def manifest_schema() -> pa.Schema:
 
 @cache
 def chunks_schema(*, with_status: bool) -> pa.Schema:
-    """Of `chunks`: one row for each document, with its chunks. Of `fingerprints`: the same with a status in each chunk."""
+    """Of `chunks`: one row for each document, with its chunks. Of `fingerprints`: the same with a status in each
+    chunk.
+    """
     import pyarrow as pa
 
     chunk = [
@@ -151,11 +153,13 @@ def to_arrow(batch: StagedBatch, *, with_status: bool) -> pa.RecordBatch:
     """The batch in the fixed schema; documents that leave follow as rows without chunks."""
     import pyarrow as pa
 
-    schema = chunks_schema(with_status=with_status)
-    kind: Any = schema.field("chunks").type
+    schema: Any = chunks_schema(with_status=with_status)
+    struct: Any = pa.StructArray
+    batch_type: Any = pa.RecordBatch
+    kind = schema.field("chunks").type
     fields = list(kind.value_type)
     columns = [arrow_array(getattr(batch.chunks, each.name), each.type) for each in fields]
-    chunks = pa.StructArray.from_arrays(columns, fields=fields)
+    chunks = struct.from_arrays(columns, fields=fields)
     gone = len(batch.gone)
     nothing: list[None] = [None] * gone
     rows: dict[str, list[Any]] = {
@@ -165,7 +169,7 @@ def to_arrow(batch: StagedBatch, *, with_status: bool) -> pa.RecordBatch:
     }
     arrays = [arrow_array(rows[each.name], each.type) for each in schema if each.name != "chunks"]
     arrays.append(list_array([*batch.bounds, *[batch.bounds[-1]] * gone], chunks, kind))
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+    return batch_type.from_arrays(arrays, schema=schema)
 
 
 def from_arrow(arrow: pa.RecordBatch) -> StagedBatch:
@@ -192,7 +196,7 @@ class RowBuffer:
 
     def __init__(self, writer: OutputWriter, schema: pa.Schema, *, batch_rows: int = 5000) -> None:
         self._writer = writer
-        self._schema = schema
+        self._schema: Any = schema
         self._batch_rows = batch_rows
         self._rows: list[Mapping[str, Any]] = []
 
@@ -206,7 +210,8 @@ class RowBuffer:
         """Write what is gathered."""
         import pyarrow as pa
 
+        batch_type: Any = pa.RecordBatch
         if self._rows:
             arrays = [arrow_array([row.get(each.name) for row in self._rows], each.type) for each in self._schema]
-            self._writer.write(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+            self._writer.write(batch_type.from_arrays(arrays, schema=self._schema))
             self._rows = []

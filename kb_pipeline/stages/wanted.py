@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Versions that should exist and differ in column type or normalisation only: a text is embedded once for all of them."""
+    """Versions that should exist and differ in column type or normalisation only: a text is embedded once for all of
+    them.
+    """
 
     spec: EmbedderSpec
     """What is embedded: of the version that loses least."""
@@ -89,7 +91,11 @@ def embedder_config(config: EmbedderConfig, spec: EmbedderSpec) -> EmbedderConfi
     }
     if spec.provider == config.provider:
         same_model = spec.model == config.model
-        other = {} if same_model else {"tokenizer": None, "max_input_tokens": None, "usd_per_million_tokens": None, "endpoints": ()}
+        other = (
+            {}
+            if same_model
+            else {"tokenizer": None, "max_input_tokens": None, "usd_per_million_tokens": None, "endpoints": ()}
+        )
         return config.model_copy(update={**identity, **other})
     return EmbedderConfig.model_validate({**identity, "max_concurrency": config.max_concurrency})
 

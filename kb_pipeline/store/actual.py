@@ -13,8 +13,8 @@ from kb_pipeline.store.contents import column
 def actual_state(conn: Connection[TupleRow], tenant_id: str) -> Actual:
     """What the tenant has. `conn` is the owner's or the tenant's; zeros and nothing for a tenant that has never run.
 
-    Missing vectors are counted in one pass over the tenant's contents, only for versions it has a part in: of the others
-    everything is missing.
+    Missing vectors are counted in one pass over the tenant's contents, only for versions it has a part in: of the
+    others everything is missing.
     """
     with conn.transaction():
         counters = conn.execute(
@@ -37,7 +37,8 @@ def _versions(conn: Connection[TupleRow], tenant_id: str, contents: int) -> tupl
         "SELECT version, embedder, state FROM kb.embedding_versions v LEFT JOIN kb.tenant_versions t "
         "USING (version) WHERE column_state = 'present' AND t.tenant_id = %(id)s "
         "UNION ALL SELECT version, embedder, NULL FROM kb.embedding_versions v WHERE column_state = 'present' "
-        "AND NOT EXISTS (SELECT FROM kb.tenant_versions t WHERE t.tenant_id = %(id)s AND t.version = v.version) ORDER BY 1",
+        "AND NOT EXISTS (SELECT FROM kb.tenant_versions t WHERE t.tenant_id = %(id)s AND t.version = v.version) "
+        "ORDER BY 1",
         {"id": tenant_id},
     ).fetchall()
     taken = [version for version, _, state in rows if state not in (None, "retired")]

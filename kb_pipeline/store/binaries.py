@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -77,11 +76,11 @@ def server_user() -> tuple[int, int] | None:
 
 
 def hand_over(pgdata: Path, major: int) -> None:
-    """As root: gives the data folder to the server's user, and lets it pass (not read) the folders above it and us."""
+    """As root: gives the data folder to the server's user, and lets it pass (not read) the folders above it and the programs."""
     if (owner := server_user()) is None:
         return
     os.chown(pgdata, *owner)
-    for folder in {*pgdata.parents, *bin_dir(major).parents, *Path(sys.executable).parents}:
+    for folder in {*pgdata.parents, *bin_dir(major).parents}:
         mode = folder.stat().st_mode
         if not mode & 0o001:
             folder.chmod(mode | 0o001)

@@ -41,7 +41,8 @@ def column(version: int) -> sql.Identifier:
 def known_contents(conn: Connection[TupleRow], tenant_id: str, fingerprints: Sequence[bytes]) -> set[bytes]:
     """Those of the fingerprints that the tenant has a content for, with or without vectors."""
     rows = conn.execute(
-        "SELECT c.fingerprint FROM unnest(%b::bytea[]) AS u (f) JOIN kb.contents c ON c.tenant_id = %s AND c.fingerprint = u.f",
+        "SELECT c.fingerprint FROM unnest(%b::bytea[]) AS u (f) JOIN kb.contents c ON c.tenant_id = %s AND "
+        "c.fingerprint = u.f",
         (list(fingerprints), tenant_id),
         binary=True,
     )
@@ -71,7 +72,8 @@ def _outside(
     conn: Connection[TupleRow], tenant_id: str, fingerprints: Sequence[bytes], lacks: sql.Composable
 ) -> set[bytes]:
     query = sql.SQL(
-        "SELECT u.f FROM unnest(%b::bytea[]) AS u (f) LEFT JOIN kb.contents c ON c.tenant_id = %s AND c.fingerprint = u.f "
+        "SELECT u.f FROM unnest(%b::bytea[]) AS u (f) LEFT JOIN kb.contents c ON c.tenant_id = %s AND "
+        "c.fingerprint = u.f "
         "WHERE c.fingerprint IS NULL OR ({})"
     ).format(lacks)
     return {row[0] for row in conn.execute(query, (list(fingerprints), tenant_id), binary=True)}
@@ -104,15 +106,17 @@ class Target:
 def write_new(
     conn: Connection[TupleRow], tenant_id: str, targets: Sequence[Target], contents: Sequence[Content], vectors: Vectors
 ) -> None:
-    """Add contents with their `(n, dims) float32` vectors in these columns; one that is there gets the vectors. One statement.
+    """Add contents with their `(n, dims) float32` vectors in these columns; one that is there gets the vectors. One
+    statement.
 
-    They are added as if a chunk referred to them already, because the run is going to see to that (`mark_unsettled` says so);
-    setting it later would write every row twice. One that is there keeps what it says.
+    They are added as if a chunk referred to them already, because the run is going to see to that (`mark_unsettled`
+    says so); setting it later would write every row twice. One that is there keeps what it says.
     """
     columns = [column(target.version) for target in targets]
     query = sql.SQL(
         "INSERT INTO kb.contents (tenant_id, fingerprint, context, body, tokens, {columns}) "
-        "SELECT %s, u.f, u.c, u.b, u.t, {values} FROM unnest(%b::bytea[], %b::text[], %b::text[], %b::integer[], %b::vector[]) "
+        "SELECT %s, u.f, u.c, u.b, u.t, {values} FROM unnest(%b::bytea[], %b::text[], %b::text[], %b::integer[], "
+        "%b::vector[]) "
         "AS u (f, c, b, t, v) ON CONFLICT (tenant_id, fingerprint) DO UPDATE SET {update}"
     ).format(
         columns=sql.SQL(", ").join(columns),
@@ -133,12 +137,16 @@ def write_new(
 
 
 def write_vectors(
-    conn: Connection[TupleRow], tenant_id: str, targets: Sequence[Target], fingerprints: Sequence[bytes], vectors: Vectors
+    conn: Connection[TupleRow],
+    tenant_id: str,
+    targets: Sequence[Target],
+    fingerprints: Sequence[bytes],
+    vectors: Vectors,
 ) -> None:
     """Give contents that are there their `(n, dims) float32` vectors: HOT updates where no index covers the columns.
 
-    Keep the fingerprints in order over a back-fill: a commit then touches each page with few rows, whose old versions the
-    next one can prune.
+    Keep the fingerprints in order over a back-fill: a commit then touches each page with few rows, whose old versions
+    the next one can prune.
     """
     query = sql.SQL(
         "UPDATE kb.contents c SET {update} FROM unnest(%b::bytea[], %b::vector[]) AS u (f, v) "
@@ -159,10 +167,13 @@ def texts_lacking(
     Each batch is a statement of its own: no snapshot is held between them, and a vector written meanwhile is seen.
     """
     query = sql.SQL(
-        "SELECT c.fingerprint, c.context, c.body, c.tokens, coalesce(p.doc_id, ''), coalesce(p.ordinal, 0), coalesce(d.uri, '') "
+        "SELECT c.fingerprint, c.context, c.body, c.tokens, coalesce(p.doc_id, ''), coalesce(p.ordinal, 0), "
+        "coalesce(d.uri, '') "
         "FROM (SELECT fingerprint, context, body, tokens FROM kb.contents WHERE tenant_id = %(tenant)s "
-        "AND fingerprint > %(after)b AND orphaned_at IS NULL AND {column} IS NULL ORDER BY fingerprint LIMIT %(rows)s) AS c "
-        "LEFT JOIN LATERAL (SELECT doc_id, ordinal FROM kb.chunks WHERE tenant_id = %(tenant)s AND fingerprint = c.fingerprint "
+        "AND fingerprint > %(after)b AND orphaned_at IS NULL AND {column} IS NULL ORDER BY fingerprint LIMIT "
+        "%(rows)s) AS c "
+        "LEFT JOIN LATERAL (SELECT doc_id, ordinal FROM kb.chunks WHERE tenant_id = %(tenant)s AND fingerprint = "
+        "c.fingerprint "
         "ORDER BY doc_id, ordinal LIMIT 1) AS p ON true "
         "LEFT JOIN kb.documents d ON d.tenant_id = %(tenant)s AND d.doc_id = p.doc_id ORDER BY c.fingerprint"
     ).format(column=column(version))
@@ -204,8 +215,8 @@ def fill_by_cast(
 ) -> Iterator[int]:
     """Make a version's vectors from those of another in the same space, in SQL; rows of each committed batch.
 
-    Where `target` is not normalised and the source is, lengths stay 1: what they were is lost, and cosine does not see them.
-    `conn` commits each statement by itself.
+    Where `target` is not normalised and the source is, lengths stay 1: what they were is lost, and cosine does not see
+    them. `conn` commits each statement by itself.
     """
     query = sql.SQL(
         "WITH batch AS (SELECT fingerprint FROM kb.contents WHERE tenant_id = %(tenant)s AND fingerprint > %(after)b "
@@ -227,7 +238,9 @@ def fill_by_cast(
         after = row[1]
 
 
-def sample_vectors(conn: Connection[TupleRow], tenant_id: str, version: int, *, rows: int = 8) -> list[tuple[str, Vectors]]:
+def sample_vectors(
+    conn: Connection[TupleRow], tenant_id: str, version: int, *, rows: int = 8
+) -> list[tuple[str, Vectors]]:
     """A few embedded texts with their vectors, to compare another endpoint of the same model with."""
     found = conn.execute(
         sql.SQL(

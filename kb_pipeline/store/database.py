@@ -185,7 +185,7 @@ def _set_up(connection: psycopg.Connection[Any], role: Role, tenant: str | None)
     if row is None:
         raise ConfigError(
             f"pgvector is not on the search_path of user {connection.info.user!r} "
-            f"in database {connection.info.dbname!r}: add the schema it is installed in (ALTER ROLE ... SET search_path)"
+            f"in database {connection.info.dbname!r}: add the schema it is in (ALTER ROLE ... SET search_path)"
         )
     register(connection, (row[2], row[3]), (row[4], row[5]))
 

@@ -34,7 +34,8 @@ class DeadLetter:
 
 
 _READ = (
-    "SELECT stage, doc_id, reason, detail, uri, ordinal, fingerprint, content_sha256, tried_with, dead_letter_id, run_id, "
+    "SELECT stage, doc_id, reason, detail, uri, ordinal, fingerprint, content_sha256, tried_with, "
+    "dead_letter_id, run_id, "
     "created_at, retry_asked_at FROM kb.dead_letters WHERE tenant_id = %s"
 )
 
@@ -53,7 +54,9 @@ def count_dead_letters(conn: Connection[TupleRow], tenant_id: str) -> int:
 
 
 def put_dead_letters(conn: Connection[TupleRow], tenant_id: str, run_id: str, letters: Iterable[DeadLetter]) -> None:
-    """Quarantine, or quarantine again: a place has one letter. Writes nothing for a letter that stands there equally."""
+    """Quarantine, or quarantine again: a place has one letter. Writes nothing for a letter that stands there
+    equally.
+    """
     by_place = {(letter.stage, letter.doc_id, letter.ordinal): letter for letter in letters}
     found = list(by_place.values())
     if not found:
@@ -61,14 +64,16 @@ def put_dead_letters(conn: Connection[TupleRow], tenant_id: str, run_id: str, le
     conn.execute(
         "INSERT INTO kb.dead_letters AS d "
         "(tenant_id, run_id, stage, doc_id, uri, ordinal, fingerprint, reason, detail, content_sha256, tried_with) "
-        "SELECT %s, %s, * FROM unnest(%s::text[], %s::text[], %s::text[], %s::integer[], %s::bytea[], %s::text[], %s::text[], "
+        "SELECT %s, %s, * FROM unnest(%s::text[], %s::text[], %s::text[], %s::integer[], %s::bytea[], "
+        "%s::text[], %s::text[], "
         "%s::bytea[], %s::text[]) "
         "ON CONFLICT (tenant_id, stage, md5(doc_id), coalesce(ordinal, -1)) DO UPDATE SET "
         "run_id = excluded.run_id, uri = excluded.uri, fingerprint = excluded.fingerprint, reason = excluded.reason, "
         "detail = excluded.detail, content_sha256 = excluded.content_sha256, tried_with = excluded.tried_with, "
         "created_at = now(), retry_asked_at = NULL "
         "WHERE (d.fingerprint, d.reason, d.detail, d.content_sha256, d.tried_with, d.uri) IS DISTINCT FROM "
-        "(excluded.fingerprint, excluded.reason, excluded.detail, excluded.content_sha256, excluded.tried_with, excluded.uri) "
+        "(excluded.fingerprint, excluded.reason, excluded.detail, excluded.content_sha256, excluded.tried_with, "
+        "excluded.uri) "
         "OR d.retry_asked_at IS NOT NULL",
         (
             tenant_id,
@@ -91,7 +96,8 @@ def drop_dead_letters(
 ) -> None:
     """Remove what `chunks` and `embeddings` put down about documents that succeeded or are gone.
 
-    Letters of indexed texts that lack the vector of a further version only stay, unless `indexed_texts` (the document is gone).
+    Letters of indexed texts that lack the vector of a further version only stay, unless `indexed_texts` (the document
+    is gone).
     """
     if doc_ids:
         conn.execute(

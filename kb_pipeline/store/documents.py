@@ -70,7 +70,8 @@ def indexed_documents(conn: Connection[TupleRow], tenant_id: str) -> dict[str, I
     with conn.transaction(), conn.cursor("indexed_documents", binary=True) as cursor:
         cursor.itersize = 5000
         cursor.execute(
-            "SELECT doc_id, content_sha256, text_sha256, uri, source_state, chunker FROM kb.documents WHERE tenant_id = %s",
+            "SELECT doc_id, content_sha256, text_sha256, uri, source_state, chunker FROM kb.documents WHERE "
+            "tenant_id = %s",
             (tenant_id,),
         )
         chunkers: dict[str, str] = {}
@@ -101,7 +102,8 @@ def with_other_metadata(
 def standing_equally(conn: Connection[TupleRow], tenant_id: str, documents: Sequence[DocumentRow]) -> set[str]:
     """Ids of those whose row is there with the same bytes, chunker, metadata and address: applied before."""
     rows = conn.execute(
-        "SELECT u.d FROM unnest(%s::text[], %s::bytea[], %s::text[], %s::text[], %s::text[]) AS u (d, sha, chunker, m, uri) "
+        "SELECT u.d FROM unnest(%s::text[], %s::bytea[], %s::text[], %s::text[], %s::text[]) AS u (d, sha, "
+        "chunker, m, uri) "
         "JOIN kb.documents s ON s.tenant_id = %s AND s.doc_id = u.d "
         "WHERE s.content_sha256 = u.sha AND s.chunker = u.chunker AND s.metadata = u.m::jsonb AND s.uri = u.uri",
         (
@@ -132,7 +134,8 @@ def places_of(conn: Connection[TupleRow], tenant_id: str, doc_ids: Sequence[str]
 def count_places(conn: Connection[TupleRow], tenant_id: str, fingerprints: Sequence[bytes]) -> dict[bytes, int]:
     """How many chunks refer to each of the contents; one without any is left out."""
     rows: list[Any] = conn.execute(
-        "SELECT fingerprint, count(*) FROM kb.chunks WHERE tenant_id = %s AND fingerprint = ANY(%b) GROUP BY fingerprint",
+        "SELECT fingerprint, count(*) FROM kb.chunks WHERE tenant_id = %s AND fingerprint = ANY(%b) GROUP BY "
+        "fingerprint",
         (tenant_id, list(fingerprints)),
         binary=True,
     ).fetchall()
@@ -172,7 +175,8 @@ def _upsert(conn: Connection[TupleRow], tenant_id: str, documents: Sequence[Docu
     if not documents:
         return
     conn.execute(
-        "INSERT INTO kb.documents (tenant_id, doc_id, uri, content_sha256, text_sha256, source_state, metadata, format, chunker) "
+        "INSERT INTO kb.documents (tenant_id, doc_id, uri, content_sha256, text_sha256, source_state, metadata, "
+        "format, chunker) "
         "SELECT %s, u.d, u.uri, u.sha, u.text_sha, u.state::jsonb, u.metadata::jsonb, u.format, u.chunker "
         "FROM unnest(%s::text[], %s::text[], %s::bytea[], %s::bytea[], %s::text[], %s::text[], %s::text[], %s::text[]) "
         "AS u (d, uri, sha, text_sha, state, metadata, format, chunker) "
@@ -249,7 +253,8 @@ def _unreferred(conn: Connection[TupleRow], tenant_id: str, fingerprints: set[by
 def _orphan(conn: Connection[TupleRow], tenant_id: str, fingerprints: Sequence[bytes]) -> None:
     if fingerprints:
         conn.execute(
-            "UPDATE kb.contents SET orphaned_at = now() WHERE tenant_id = %s AND fingerprint = ANY(%b) AND orphaned_at IS NULL",
+            "UPDATE kb.contents SET orphaned_at = now() WHERE tenant_id = %s AND fingerprint = ANY(%b) AND "
+            "orphaned_at IS NULL",
             (tenant_id, list(fingerprints)),
         )
 

@@ -21,11 +21,11 @@ class Erased:
 
 
 def purge_document(conn: Connection[TupleRow], tenant_id: str, doc_id: str, staging: Staging) -> Erased:
-    """Erase a document at once: its rows, dead letters, contents no other document refers to (orphans of its earlier forms too),
-    and everything staged.
+    """Erase a document at once: its rows, dead letters, contents no other document refers to (orphans of its earlier
+    forms too), and everything staged.
 
-    Hold the tenant's lock. Staged outputs go first, as a whole: they are made anew by the next run, and none of them may
-    bring the document back. While it is in the source, the next run indexes it again.
+    Hold the tenant's lock. Staged outputs go first, as a whole: they are made anew by the next run, and none of them
+    may bring the document back. While it is in the source, the next run indexes it again.
     """
     with conn.transaction():
         conn.execute("DELETE FROM kb.stage_outputs WHERE tenant_id = %s", (tenant_id,))
@@ -34,7 +34,9 @@ def purge_document(conn: Connection[TupleRow], tenant_id: str, doc_id: str, stag
         rows = conn.execute(
             "DELETE FROM kb.chunks WHERE tenant_id = %s AND doc_id = %s RETURNING fingerprint", (tenant_id, doc_id)
         ).fetchall()
-        documents = conn.execute("DELETE FROM kb.documents WHERE tenant_id = %s AND doc_id = %s", (tenant_id, doc_id)).rowcount
+        documents = conn.execute(
+            "DELETE FROM kb.documents WHERE tenant_id = %s AND doc_id = %s", (tenant_id, doc_id)
+        ).rowcount
         conn.execute("DELETE FROM kb.dead_letters WHERE tenant_id = %s AND doc_id = %s", (tenant_id, doc_id))
         gone = conn.execute(
             "SELECT count(*) FROM unnest(%b::bytea[]) AS u (f) WHERE NOT EXISTS "

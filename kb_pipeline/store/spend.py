@@ -57,7 +57,8 @@ def spent(conn: Connection[TupleRow], tenant_id: str, *, run_id: str | None = No
 def spent_this_month_usd(conn: Connection[TupleRow], tenant_id: str) -> float:
     """Dollars since the first of this month."""
     row = conn.execute(
-        "SELECT coalesce(sum(usd), 0)::float8 FROM kb.spend WHERE tenant_id = %s AND day >= date_trunc('month', current_date)",
+        "SELECT coalesce(sum(usd), 0)::float8 FROM kb.spend WHERE tenant_id = %s AND day >= date_trunc('month', "
+        "current_date)",
         (tenant_id,),
     ).fetchone()
     return row[0] if row else 0.0

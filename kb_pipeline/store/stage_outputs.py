@@ -95,7 +95,8 @@ def usable(conn: Connection[TupleRow], tenant_id: str, asset: str, *, follows: s
     applied = row[0] if row else 0
     if applied not in (output.base_manifest, output.root_id):
         raise StaleStage(
-            f"the newest output of `{asset}` (from `documents` output {output.root_id}) does not follow from what tenant "
+            f"the newest output of `{asset}` (from `documents` output {output.root_id}) does not follow from what "
+            "tenant "
             f"{tenant_id!r} holds now (manifest {applied}): run `documents` first, then the assets after it"
         )
     before = newest(conn, tenant_id, follows) if follows else None
@@ -129,7 +130,8 @@ def forget_old(conn: Connection[TupleRow], tenant_id: str, *, keep: int = KEEP) 
     """Remove all but the newest outputs of each asset; the URLs whose files may go now."""
     rows = conn.execute(
         "DELETE FROM kb.stage_outputs WHERE tenant_id = %(tenant)s AND output_id IN ("
-        "SELECT output_id FROM (SELECT output_id, row_number() OVER (PARTITION BY asset ORDER BY output_id DESC) AS place "
+        "SELECT output_id FROM (SELECT output_id, row_number() OVER (PARTITION BY asset ORDER BY output_id DESC) "
+        "AS place "
         "FROM kb.stage_outputs WHERE tenant_id = %(tenant)s) AS placed WHERE place > %(keep)s) RETURNING url",
         {"tenant": tenant_id, "keep": keep},
     ).fetchall()

@@ -17,8 +17,9 @@ def sync_tenants(
 ) -> tuple[list[str], list[str]]:
     """Bring the tenants of the file to Postgres: (new or resumed, paused) ids. `conn` is the owner's.
 
-    A tenant that left the file is paused, never deleted; one that is back is resumed with its rows. `pause_missing=False`
-    (there is no file) pauses nobody. Tenants that were given on the command line once stay as they are. Writes nothing when nothing changed.
+    A tenant that left the file is paused, never deleted; one that is back is resumed with its rows.
+    `pause_missing=False` (there is no file) pauses nobody. Tenants that were given on the command line once stay as
+    they are. Writes nothing when nothing changed.
     """
     ids = [checked_tenant_id(name) for name in listed]
     came = conn.execute(
@@ -100,6 +101,7 @@ def count_contents(conn: Connection[TupleRow], tenant_id: str, *, came: int, gon
     if came or gone:
         conn.execute(
             "UPDATE kb.tenants SET contents = contents + %(came)s - %(gone)s, "
-            "inserted_total = inserted_total + %(came)s, deleted_total = deleted_total + %(gone)s WHERE tenant_id = %(id)s",
+            "inserted_total = inserted_total + %(came)s, deleted_total = deleted_total + %(gone)s WHERE "
+            "tenant_id = %(id)s",
             {"came": came, "gone": gone, "id": tenant_id},
         )

@@ -47,7 +47,8 @@ class Version:
 def find_version(conn: Connection[TupleRow], spec: EmbedderSpec) -> int | None:
     """Number of this embedder's version when its column is there."""
     row = conn.execute(
-        "SELECT version FROM kb.embedding_versions WHERE embedder_hash = %s AND column_state = 'present'", (spec.hash(),)
+        "SELECT version FROM kb.embedding_versions WHERE embedder_hash = %s AND column_state = 'present'",
+        (spec.hash(),),
     ).fetchone()
     return row[0] if row else None
 
@@ -79,9 +80,9 @@ def served_versions(conn: Connection[TupleRow], tenant_id: str) -> list[int]:
 def ensure_version(db: Database, tenant_id: str, spec: EmbedderSpec) -> Version:
     """The version of this embedder, with its column, and the tenant's part in it (`backfilling` when that is new).
 
-    Adding the column rewrites nothing and waits for its lock in small steps, under the build lock. A version whose column was
-    dropped gets it back under its number: the same number always means the same embedder. Raises `KbError` when the table
-    stays locked by somebody.
+    Adding the column rewrites nothing and waits for its lock in small steps, under the build lock. A version whose
+    column was dropped gets it back under its number: the same number always means the same embedder. Raises `KbError`
+    when the table stays locked by somebody.
     """
     from kb_pipeline.store.locks import build_lock
 
@@ -95,7 +96,8 @@ def ensure_version(db: Database, tenant_id: str, spec: EmbedderSpec) -> Version:
                     log.info("embedding version v%d: %s/%s, %d dims as %s", version, *_described(spec))
         conn.execute(
             "INSERT INTO kb.tenant_versions AS t (tenant_id, version, state) VALUES (%s, %s, 'backfilling') "
-            "ON CONFLICT (tenant_id, version) DO UPDATE SET state = 'backfilling', changed_at = now() WHERE t.state = 'retired'",
+            "ON CONFLICT (tenant_id, version) DO UPDATE SET state = 'backfilling', changed_at = now() WHERE "
+            "t.state = 'retired'",
             (tenant_id, version),
         )
     return Version(version, spec)
@@ -123,20 +125,26 @@ def alter_columns(conn: Connection[TupleRow], change: Callable[[], T], *, give_u
 
 def _create(conn: Connection[TupleRow], spec: EmbedderSpec) -> int:
     known = conn.execute(
-        "UPDATE kb.embedding_versions SET column_state = 'present' WHERE embedder_hash = %s AND column_state = 'dropped' "
+        "UPDATE kb.embedding_versions SET column_state = 'present' WHERE embedder_hash = %s AND column_state = "
+        "'dropped' "
         "RETURNING version",
         (spec.hash(),),
     ).fetchone()
-    row = known or conn.execute(
-        "INSERT INTO kb.embedding_versions (version, embedder_hash, embedder, dims, storage) "
-        "VALUES (nextval('kb.embedding_version_number'), %s, %s, %s, %s) RETURNING version",
-        (spec.hash(), Jsonb(asdict(spec)), spec.dims, spec.storage),
-    ).fetchone()
+    row = (
+        known
+        or conn.execute(
+            "INSERT INTO kb.embedding_versions (version, embedder_hash, embedder, dims, storage) "
+            "VALUES (nextval('kb.embedding_version_number'), %s, %s, %s, %s) RETURNING version",
+            (spec.hash(), Jsonb(asdict(spec)), spec.dims, spec.storage),
+        ).fetchone()
+    )
     assert row is not None
     version: int = row[0]
     # The type's own default is EXTERNAL; said once more because the layout rests on it.
     conn.execute(
-        sql.SQL("ALTER TABLE kb.contents ADD COLUMN {name} {type}({dims}), ALTER COLUMN {name} SET STORAGE EXTERNAL").format(
+        sql.SQL(
+            "ALTER TABLE kb.contents ADD COLUMN {name} {type}({dims}), ALTER COLUMN {name} SET STORAGE EXTERNAL"
+        ).format(
             name=column(version), type=sql.SQL("halfvec" if spec.storage == "halfvec" else "vector"), dims=spec.dims
         )
     )
@@ -144,7 +152,12 @@ def _create(conn: Connection[TupleRow], spec: EmbedderSpec) -> int:
 
 
 def set_tenant_version(
-    conn: Connection[TupleRow], tenant_id: str, version: int, state: VersionState, *, only_from: VersionState | None = None
+    conn: Connection[TupleRow],
+    tenant_id: str,
+    version: int,
+    state: VersionState,
+    *,
+    only_from: VersionState | None = None,
 ) -> None:
     """Change the tenant's part in a version; only where it is `only_from`, when that is given."""
     conn.execute(
@@ -157,7 +170,9 @@ def set_tenant_version(
 
 def tenant_versions(conn: Connection[TupleRow], tenant_id: str) -> dict[int, VersionState]:
     """State of each version the tenant has a part in."""
-    rows: list[Any] = conn.execute("SELECT version, state FROM kb.tenant_versions WHERE tenant_id = %s", (tenant_id,)).fetchall()
+    rows: list[Any] = conn.execute(
+        "SELECT version, state FROM kb.tenant_versions WHERE tenant_id = %s", (tenant_id,)
+    ).fetchall()
     return dict(rows)
 
 

@@ -244,9 +244,12 @@ END $$;
 
 DO $$
 DECLARE
-    name regprocedure;
+    name    regprocedure;
+    vectors name := (SELECT n.nspname FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.oid = 'vector'::regtype);
 BEGIN
     FOR name IN SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'kb'::regnamespace AND proname LIKE 'search%' LOOP
+        -- The extension may be installed in another schema than public.
+        EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, kb, %I, pg_temp', name, vectors);
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', name);
         EXECUTE format('ALTER FUNCTION %s OWNER TO kb_search', name);
     END LOOP;

@@ -1,0 +1,98 @@
+"""The stages before `embeddings`, begun in a second process while the first one imports Dagster.
+
+Importing Dagster and its Postgres storage takes 2.5 s of one core; reading and chunking need none of it. The Dagster
+run takes their summaries, or their error, when it comes to the asset: outputs are registered under its run id.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any, Self
+
+from kb_pipeline.errors import KbError
+from kb_pipeline.session import Session
+
+STAGES = ("documents", "chunks", "fingerprints")
+
+
+class StagesAhead:
+    """Runs the first stages of a run beside this process; to be used as a context manager that ends them with it."""
+
+    def __init__(
+        self,
+        session: Session,
+        tenant_id: str,
+        *,
+        run_id: str,
+        assets: tuple[str, ...],
+        op_config: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        self.stages = STAGES[: len(assets)] if assets[:1] == STAGES[:1] and sys.platform == "linux" else ()
+        # Forked: the settings, the source given on the command line and what is imported are there at once. The child
+        # opens connections of its own and leaves by os._exit, so it never touches the parent's.
+        context = get_context("fork")
+        self._results, sender = context.Pipe(duplex=False)
+        self._process = context.Process(
+            target=_run, args=(session, tenant_id, run_id, self.stages, op_config, sender), daemon=True
+        )
+        self._sender = sender
+
+    def __enter__(self) -> Self:
+        if self.stages:
+            self._process.start()
+        self._sender.close()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.stages:
+            self._process.kill()
+            self._process.join()
+        self._results.close()
+
+    def summary(self, asset: str) -> Any:
+        """The summary of a stage, waited for. Stages are asked for in their order. Raises what the stage raised."""
+        try:
+            done, result = self._results.recv()
+        except EOFError:
+            raise KbError(f"the process that ran `{asset}` ended without an answer; run again") from None
+        if isinstance(result, BaseException):
+            raise result
+        if done != asset:
+            raise KbError(f"`{asset}` was asked for, but `{done}` ran")
+        return result
+
+
+def _run(
+    session: Session,
+    tenant_id: str,
+    run_id: str,
+    stages: tuple[str, ...],
+    op_config: Mapping[str, Mapping[str, Any]],
+    sender: Connection,
+) -> None:
+    _end_with_parent()
+    for asset in stages:
+        try:
+            stage = import_module(f"kb_pipeline.stages.{asset}")
+            sender.send((asset, stage.run(session.stage(tenant_id, run_id), **op_config.get(asset, {}))))
+        except Exception as error:
+            sender.send((asset, error if isinstance(error, KbError) else KbError(f"{type(error).__name__}: {error}")))
+            return
+
+
+def _end_with_parent() -> None:
+    """A killed parent lets go of the tenant's lock, so nothing may go on here: the kernel kills this process with it."""
+    import ctypes
+    import os
+    import signal
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() == 1:
+        os._exit(1)

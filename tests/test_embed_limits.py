@@ -1,0 +1,92 @@
+"""The model of a provider's bucket, the size of requests, concurrency, and what errors of a provider mean."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from kb_pipeline.embed.answers import SpoiltAnswer, read_answer
+from kb_pipeline.embed.faults import duration_s, retry_after
+from kb_pipeline.embed.lane import Pending
+from kb_pipeline.embed.limits import Concurrency, RateLimits, Told, ToldBucket
+from kb_pipeline.embed.packing import RequestSize, packed
+
+
+def told(remaining: float, *, limit: float = 6000, reset_s: float | None = None) -> Told:
+    return Told(limit=limit, remaining=remaining, reset_s=reset_s)
+
+
+def test_an_unknown_bucket_never_waits() -> None:
+    assert ToldBucket().wait_s(1e9, now=0.0) == 0.0
+
+
+def test_a_slow_answer_does_not_make_the_bucket_look_emptier() -> None:
+    bucket = ToldBucket()
+    first = bucket.send(0, now=0.0)
+    bucket.answered(first, 0.0, told(1000), taken=True)
+    booking = bucket.send(1000, now=0.0)
+    # the provider had 0 left when the request came; ten seconds later 1,000 have flowed in again (100 a second)
+    bucket.answered(booking, 10.0, told(0), taken=True)
+    assert bucket.wait_s(1000, now=10.0) == pytest.approx(0.0)
+    assert bucket.wait_s(1100, now=10.0) == pytest.approx(1.0)
+
+
+def test_less_than_thought_is_believed_once_not_for_every_answer() -> None:
+    bucket = ToldBucket()
+    bucket.answered(bucket.send(0, now=0.0), 0.0, told(5000), taken=True)
+    one, two = bucket.send(100, now=0.0), bucket.send(100, now=0.0)
+    # somebody else used 1,000 of the same account before both requests
+    bucket.answered(one, 0.0, told(3900), taken=True)
+    bucket.answered(two, 0.0, told(3800), taken=True)
+    assert bucket.level == pytest.approx(3800)
+
+
+def test_a_refused_request_used_nothing() -> None:
+    bucket = ToldBucket()
+    bucket.answered(bucket.send(0, now=0.0), 0.0, told(500), taken=True)
+    bucket.answered(bucket.send(400, now=0.0), 0.0, told(500), taken=False)
+    assert bucket.level == pytest.approx(500)
+
+
+def test_the_bucket_may_hold_less_than_a_minute() -> None:
+    bucket = ToldBucket()
+    bucket.answered(bucket.send(100, now=0.0), 0.0, told(400, reset_s=1.0), taken=True)
+    assert bucket.capacity == pytest.approx(500)
+    assert bucket.wait_s(10_000, now=0.0) == pytest.approx(1.0)
+
+
+def test_requests_follow_both_limits() -> None:
+    assert math.isinf(RateLimits().request_tokens())
+    assert RateLimits(tokens_per_minute=120_000).request_tokens() == pytest.approx(9_800)
+    scarce = RateLimits(requests_per_minute=10, tokens_per_minute=120_000)
+    assert scarce.request_tokens() == pytest.approx(15_000)
+
+
+def test_concurrency_halves_once_for_one_wave() -> None:
+    concurrency = Concurrency(16, limit=8)
+    for _ in range(5):
+        concurrency.shrink(sent_at=1.0, now=2.0)
+    assert concurrency.allowed() == 4
+    concurrency.shrink(sent_at=3.0, now=4.0)
+    assert concurrency.allowed() == 2
+    for _ in range(1000):
+        concurrency.grow()
+    assert concurrency.allowed() == 16
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"data": [{"ind', b'{"data": null}', b'{"error": {}}', b"<html>"])
+def test_a_body_that_is_no_answer(body: bytes) -> None:
+    with pytest.raises(SpoiltAnswer):
+        read_answer(body, count=1, dims=2, normalize=True)
+
+
+def test_rows_are_judged_one_by_one() -> None:
+    body = b"""{"data": [{"index": 2, "embedding": [3, 4]}, {"index": 0, "embedding": "!!"},
+        {"index": 1, "embedding": [1, 2, 3]}, {"index": 9, "embedding": [1, 2]},
+        {"index": "3", "embedding": [1, 1]}]}"""
+    answer = read_answer(body, count=4, dims=2, normalize=True)
+    assert answer.good.tolist() == [False, False, True, False]
+    np.testing.assert_allclose(answer.vectors[2], [0.6, 0.8], atol=1e-6)
+    assert answer.tokens is None and answer.problem
