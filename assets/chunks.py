@@ -17,7 +17,7 @@ def chunks(context: dg.AssetExecutionContext, kb: KnowledgeBase) -> dg.Materiali
     return dg.MaterializeResult(
         metadata={
             "sizes": picture("Chunks by size", x="tokens", y="chunks", counts=summary.sizes),
-            "samples": table(summary.samples),
             **shown(summary, without=("sizes", "samples")),
+            "samples": table([{"text": sample["text"], **sample} for sample in summary.samples]),
         }
     )

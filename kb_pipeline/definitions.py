@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import dagster as dg
+
+from kb_pipeline.errors import ConfigError
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
     """All assets, checks, jobs, sensors and schedules of the code location `kb_pipeline`."""
+    refuse_foreign_server()
+
     from assets import chunks, documents, embeddings, fingerprints, hnsw_index, live_index
     from assets.jobs import kb_rebuild, kb_run
     from evals import checks, eval_report
@@ -32,3 +39,13 @@ def defs() -> dg.Definitions:
         resources={"kb": KnowledgeBase()},
         executor=dg.in_process_executor,
     )
+
+
+def refuse_foreign_server() -> None:
+    """Raises `ConfigError` in a webserver's or daemon's code server that was started without the shared instance."""
+    serving = sys.argv[1:3] in (["api", "grpc"], ["code-server", "start"])
+    if serving and not (os.environ.get("DAGSTER_HOME") and os.environ.get("DAGSTER_PG_URL")):
+        raise ConfigError(
+            "this webserver or daemon has no DAGSTER_HOME and DAGSTER_PG_URL, so it would not see the runs of `kb`: "
+            "start it with `kb dev`, or let `kb db start` print what to set"
+        )

@@ -83,8 +83,10 @@ class Session:
 class Ahead(Protocol):
     """Stages that run beside this process."""
 
-    stages: tuple[str, ...]
-    """Assets whose stage runs there."""
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Assets whose stage runs there."""
+        ...
 
     def summary(self, asset: str) -> Any:
         """What the stage came to, waited for. Raises what it raised."""

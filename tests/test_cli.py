@@ -121,3 +121,22 @@ def test_db_commands_leave_a_server_of_your_own_alone(folder: Path, capsys: Capt
     assert "KB_DSN" in capsys.readouterr().err
     assert main(["db", "url"]) == 0
     assert capsys.readouterr().out.startswith("postgresql://")
+
+
+def test_a_backup_brings_everything_back(folder: Path, kb_env: Database, tmp_path: Path, capsys: Captured) -> None:
+    (folder / "kb.toml").write_text('[tenants.one]\nsource = "a"\n')
+    assert main(["tenants", "list"]) == 0
+    assert main(["db", "backup", str(tmp_path / "kb.dump")]) == 0, capsys.readouterr().err
+    assert main(["tenants", "drop", "one", "--yes"]) == 0
+    with kb_env.connect("owner") as conn:
+        assert conn.execute("SELECT count(*) FROM kb.tenants").fetchone() == (0,)
+    assert main(["db", "restore", str(tmp_path / "kb.dump"), "--yes"]) == 0, capsys.readouterr().err
+    with kb_env.connect("owner") as conn:
+        assert conn.execute("SELECT tenant_id FROM kb.tenants").fetchall() == [("one",)]
+    with kb_env.connect("reader", "one") as conn:
+        assert conn.execute("SELECT count(*) FROM kb.documents").fetchone() == (0,)
+
+
+def test_dropping_a_tenant_that_is_not_there(folder: Path, capsys: Captured) -> None:
+    assert main(["tenants", "drop", "nobody", "--yes"]) == 2
+    assert "nobody" in capsys.readouterr().err

@@ -76,6 +76,29 @@ def test_concurrency_halves_once_for_one_wave() -> None:
     assert concurrency.allowed() == 16
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1s", 1.0), ("6m0s", 360.0), ("1h2m3.5s", 3723.5), ("120ms", 0.12), ("7", 7.0), ("", None), ("soon", None)],
+)
+def test_durations(text: str, seconds: float | None) -> None:
+    assert duration_s(text) == seconds
+
+
+def test_retry_after_in_its_three_forms() -> None:
+    assert retry_after({"retry-after": "20"}) == 20.0
+    assert retry_after({"retry-after-ms": "1500", "retry-after": "20"}) == 1.5
+    assert retry_after({"retry-after": "Thu, 01 Jan 1970 00:01:40 GMT"}, now=40.0) == 60.0
+    assert retry_after({"retry-after": "later"}) is None
+    assert retry_after({}) is None
+
+
+def test_packing_keeps_order_and_both_limits() -> None:
+    texts = [Pending(bytes([n]), "x", tokens, "d", n) for n, tokens in enumerate([5, 5, 5, 100, 1, 1, 1, 1])]
+    lists = list(packed(texts, size=lambda: RequestSize(inputs=3, tokens=10)))
+    assert [[one.tokens for one in each] for each in lists] == [[5, 5], [5], [100], [1, 1, 1], [1]]
+    assert [one for each in lists for one in each] == texts
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"data": [{"ind', b'{"data": null}', b'{"error": {}}', b"<html>"])
 def test_a_body_that_is_no_answer(body: bytes) -> None:
     with pytest.raises(SpoiltAnswer):

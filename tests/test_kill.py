@@ -8,7 +8,7 @@ from evals.bench.chaos import disturb, problems, settings, write_documents
 from evals.bench.workspace import Workspace
 from kb_pipeline.store.database import Database
 
-KILLS = 6
+KILLS = 5
 SEED = 20
 
 

@@ -91,7 +91,11 @@ def test_the_version_in_soak_is_kept_complete() -> None:
     actual = replace(
         actual,
         live=LiveFacts(1, 1, 2, 5),
-        versions=(VersionFacts(1, SPEC, "live", 3), VersionFacts(2, OTHER, "previous", 4), VersionFacts(3, OTHER, None, 9)),
+        versions=(
+            VersionFacts(1, SPEC, "live", 3),
+            VersionFacts(2, OTHER, "previous", 4),
+            VersionFacts(3, OTHER, None, 9),
+        ),
     )
     assert plan(WANTED, actual).actions == (Backfill(1, 3), Backfill(2, 4))
 
@@ -133,7 +137,8 @@ def test_what_a_person_rolled_back_from_is_not_built_again() -> None:
     newer = candidate("pass", state="previous", params=wanted.index)
     actual = replace(serving(), builds=(*serving().builds, newer), live=LiveFacts(1, 1, 1, 2))
     assert plan(wanted, actual).empty
-    assert built(actual, replace(WANTED, index=IndexParams(32, 200, "vector"))) is not None, "another wish is another cause"
+    other = replace(WANTED, index=IndexParams(32, 200, "vector"))
+    assert built(actual, other) is not None, "another wish is another cause"
 
 
 def test_with_nothing_live_a_refused_candidate_is_measured_again() -> None:

@@ -118,21 +118,21 @@ def test_a_text_the_new_version_refuses_is_quarantined_and_explained(world: Worl
 
 
 def test_back_fills_are_hot_updates(world: World) -> None:
-    rows = 3000
+    rows = 4000
     target = Target(1, "vector", DIMS, True)
     numbers: list[int] = np.random.default_rng(1).permutation(rows).tolist()
     contents = [Content(n.to_bytes(32, "big"), "Title", f"{n} " + "words " * 100, 9) for n in numbers]
     vectors = np.ones((rows, DIMS), np.float32)
     version = ensure_version(world.db, world.tenant_id, read_version_spec(world, "m2"))
     with world.db.connect("writer", world.tenant_id, autocommit=True) as conn:
-        for at in range(0, rows, 500):
-            write_new(conn, world.tenant_id, [target], contents[at : at + 500], vectors[at : at + 500])
+        for at in range(0, rows, 100):
+            write_new(conn, world.tenant_id, [target], contents[at : at + 100], vectors[at : at + 100])
         conn.execute("SELECT pg_stat_force_next_flush()")
         before = updates(world)
         ordered = sorted(content.fingerprint for content in contents)
         second = [Target(version.version, "vector", DIMS, True)]
-        for at in range(0, rows, 500):
-            write_vectors(conn, world.tenant_id, second, ordered[at : at + 500], vectors[:500])
+        for at in range(0, rows, 100):
+            write_vectors(conn, world.tenant_id, second, ordered[at : at + 100], vectors[:100])
         conn.execute("SELECT pg_stat_force_next_flush()")
     updated, hot = (now - then for now, then in zip(updates(world), before, strict=True))
     assert updated == rows
@@ -161,12 +161,19 @@ def test_a_column_is_added_although_the_table_is_in_use_for_a_while(world: World
         assert reader.execute("SELECT count(*) FROM kb.contents").fetchone()
     version = ensure_version(world.db, world.tenant_id, spec)
     assert ensure_version(world.db, world.tenant_id, spec) == version
-    storage = world.one(
-        "SELECT DISTINCT attstorage FROM pg_attribute a JOIN pg_inherits ON a.attrelid = inhrelid "
-        "WHERE inhparent = 'kb.contents'::regclass AND attname = %s",
-        f"embedding_v{version.version}",
+    storages = world.query(
+        "SELECT DISTINCT attname, attstorage FROM pg_attribute JOIN pg_inherits ON attrelid = inhrelid "
+        "WHERE inhparent = 'kb.contents'::regclass AND attname LIKE 'embedding_v%%' ORDER BY 1"
     )
-    assert storage == "e"
+    assert storages == [("embedding_v1", "m"), ("embedding_v2", "e")]
+
+
+def test_long_vectors_go_out_of_line_from_the_first(db: Database, tmp_path: Path) -> None:
+    world = World(db, tmp_path, sections={"embedder": {"dims": 1536}})
+    world.write({"one.md": ONE})
+    world.run()
+    query = "SELECT attstorage FROM pg_attribute WHERE attrelid = 'kb.contents_p0'::regclass AND attname = %s"
+    assert world.one(query, "embedding_v1") == "e"
 
 
 def test_a_dropped_version_comes_back_under_its_number(world: World) -> None:

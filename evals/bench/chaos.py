@@ -37,13 +37,19 @@ class Recording:
     model = "recording"
 
     def embed_documents(self, texts):
-        digests = [hashlib.sha256(text.encode()).digest() for text in texts]
         log = os.open(os.environ["CHAOS_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        os.write(log, b"".join(digest.hex().encode() + b"\\n" for digest in digests))
+        os.write(log, b"".join(digest(text).hex().encode() + b"\\n" for text in texts))
         os.close(log)
         time.sleep(0.02)
-        seeds = [int.from_bytes(digest[:8], "big") for digest in digests]
+        return self.embed_queries(texts)
+
+    def embed_queries(self, texts):
+        seeds = [int.from_bytes(digest(text)[:8], "big") for text in texts]
         return np.stack([np.random.default_rng(seed).standard_normal(32) for seed in seeds]).astype("f4")
+
+
+def digest(text):
+    return hashlib.sha256(text.encode()).digest()
 '''
 
 TOML = """
@@ -120,8 +126,9 @@ def settings(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(folder), "CHAOS_LOG": str(folder / "embedded.log")}
 
 
-def run_and_kill(space: Workspace, tenant: str, after_s: float) -> bool:
-    """Start `kb run` and kill it after so long. Whether it was killed, and had not ended before."""
+def run_and_kill(space: Workspace, tenant: str, after_s: float) -> float | None:
+    """Start `kb run` and kill it after so long. None; or the seconds it took, when it ended before by itself."""
+    started = time.monotonic()
     process = subprocess.Popen(
         [*KB, "run", "--tenant", tenant],
         env=dict(space.env),
@@ -135,8 +142,8 @@ def run_and_kill(space: Workspace, tenant: str, after_s: float) -> bool:
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
         process.wait()
-        return True
-    return False
+        return None
+    return time.monotonic() - started
 
 
 def disturb(
@@ -155,9 +162,11 @@ def disturb(
     for number in range(kills):
         if number == change_after:
             change_documents(docs, seed)
-        if run_and_kill(space, "stormy", source.uniform(0.15, 1.0) * whole):
+        took = run_and_kill(space, "stormy", source.uniform(0.15, 0.95) * whole)
+        if took is None:
             killed += 1
-        else:  # it ended by itself: give the next one something to do
+        else:  # aim earlier, and give the next one something to do
+            whole = took
             change_documents(docs, seed + number + 1)
     space.kb("run", "--tenant", "stormy")
     embedded = Counter(log.read_text(encoding="utf-8").split())

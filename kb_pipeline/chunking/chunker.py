@@ -158,7 +158,7 @@ def _kind(piece: Piece) -> str:
         block = todo.pop()
         if block.grain == FRAGMENT:
             return "fragment"
-        if block.kind in ("document", "section"):
+        if block.kind in ("document", "section", "source"):
             todo.extend(block.opened or block.open())
             if block.parts is None and not block.opened:
                 kinds.add("paragraph")

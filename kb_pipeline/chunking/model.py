@@ -19,7 +19,7 @@ class Chunk:
     text: str
     """The body: never empty, never only white space."""
     context: str
-    """What is embedded before the body: heading path joined by ' > ', then a split table's header on lines of its own."""
+    """What is embedded before the body: heading path joined by ' > ', then a split table's header on its own lines."""
     heading_path: tuple[str, ...]
     kind: str
     """paragraph, list, code, table, heading, function, class, element, record, fragment, mixed, ..."""
@@ -33,7 +33,9 @@ class TokenCounter(Protocol):
     """Counts tokens as the embedder's tokenizer does. Deterministic; the name is part of the chunker's version."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Which tokenizer it is, for example `wordllama-l2`."""
+        ...
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Number of tokens of each text, without special tokens."""

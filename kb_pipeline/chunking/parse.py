@@ -12,6 +12,8 @@ Parser = Callable[[str, int, int], list[Block]]
 
 MARKDOWN = frozenset({"markdown", "record", "html", "notebook", "office"})
 """Formats whose text is Markdown: HTML, notebooks and office files are converted when they are read."""
+PROSE = MARKDOWN | {"rst", "text"}
+"""Formats in which text between two blocks is a paragraph; in the others it is a comma or a bracket."""
 
 
 def parse(document: SourceDocument) -> Block:
@@ -25,7 +27,8 @@ def parse(document: SourceDocument) -> Block:
     first, last = trimmed(text, start, len(text))
     parts = _parser(document.format)(text, first, last) if first < last else []
     title = None if _has_own_title(parts) else heading_text(document.title or "")
-    root = Block(first, last, "document", parts=parts or None)
+    structured = document.format in PROSE
+    root = Block(first, last, "document" if structured else "source", parts=parts or None)
     if title:
         root.path = (title,)
     return root

@@ -77,16 +77,13 @@ def _tree(body: str, language: str) -> Tree | None:
 
 def _parts(node: Node, text: str, offset: int, kind: str, block: Block | None = None) -> list[Block]:
     """Blocks of the node's statements, members or elements; with `block`, after one for its first lines."""
-    body = _body(node)
+    body = _body(node, top=block is None)
     if body is None:
         return []
     parts: list[Block] = []
-    comment: int | None = None
     for child in body.named_children:
         start, end = offset + child.start_byte, offset + child.end_byte
         if "comment" in child.type:
-            if comment is None or text.count("\n", comment, start) > 200:
-                comment = start
             parts.append(Block(start, end, kind))
             continue
         part = _block(child, start, end, text, offset, kind)
@@ -182,10 +179,10 @@ def _name(node: Node, text: str, offset: int) -> str | None:
     return heading_text(text[offset + found.start_byte : offset + min(found.end_byte, found.start_byte + 200)]) or None
 
 
-def _body(node: Node) -> Node | None:
-    """Where the node's members stand, past wrappers that hold one thing only."""
-    for _ in range(12):
-        if node.parent is not None and not CONTAINER.search(node.type):
+def _body(node: Node, *, top: bool = False) -> Node | None:
+    """Where the node's members stand, past wrappers that hold one thing only; the `top` node is such a place itself."""
+    for depth in range(12):
+        if not (top and depth == 0) and not CONTAINER.search(node.type):
             inner = node.child_by_field_name("body") or node.child_by_field_name("value")
             if inner is None:
                 inner = next((c for c in reversed(node.named_children) if CONTAINER.search(c.type)), None)

@@ -47,9 +47,7 @@ class StagesAhead:
         self._sender.close()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.stages:
             self._process.kill()
             self._process.join()
@@ -87,7 +85,7 @@ def _run(
 
 
 def _end_with_parent() -> None:
-    """A killed parent lets go of the tenant's lock, so nothing may go on here: the kernel kills this process with it."""
+    """A killed parent lets go of the tenant's lock, so nothing may go on here: the kernel kills this process too."""
     import ctypes
     import os
     import signal

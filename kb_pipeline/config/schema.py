@@ -16,6 +16,8 @@ class Section(BaseModel):
 
 
 class EmbedderConfig(Section):
+    """Which model makes the vectors, how it is reached, and within which limits."""
+
     provider: str = "local"
     """`local`, `openai`, `sentence-transformers` or `python:package.module:Class`."""
     model: str | None = None
@@ -55,6 +57,8 @@ class EmbedderConfig(Section):
 
 
 class ChunkingConfig(Section):
+    """How large chunks are, in tokens of the embedder's tokenizer."""
+
     max_tokens: int = Field(default=320, ge=16, le=8192)
     overlap_tokens: int = Field(default=0, ge=0)
 
@@ -68,6 +72,8 @@ class ChunkingConfig(Section):
 
 
 class IndexConfig(Section):
+    """How vectors are indexed."""
+
     preset: Literal["dev", "balanced", "high", "max"] = "balanced"
     m: int | None = Field(default=None, ge=2, le=100)
     ef_construction: int | None = Field(default=None, ge=4, le=1000)
@@ -83,6 +89,8 @@ class IndexConfig(Section):
 
 
 class EvalConfig(Section):
+    """What is measured and where the floors are."""
+
     golden: str | None = None
     recall_floor: float = Field(default=0.95, ge=0, le=1)
     queries: int = Field(default=200, ge=1)
@@ -93,30 +101,42 @@ class EvalConfig(Section):
 
 
 class PromotionConfig(Section):
+    """Who promotes, and how long the way back is kept."""
+
     mode: Literal["auto", "review"] = "auto"
     soak: str = "7d"
 
 
 class SourcesConfig(Section):
+    """What a source may do to the index."""
+
     max_delete_fraction: float = Field(default=0.5, ge=0, le=1)
     max_file_mb: float = Field(default=50.0, gt=0)
 
 
 class StagingConfig(Section):
+    """Where data between assets lies."""
+
     url: str | None = None
     """Where Parquet between assets goes; by default `KB_HOME/staging`."""
 
 
 class ScheduleConfig(Section):
+    """When the nightly run starts."""
+
     nightly: str = "0 2 * * *"
     timezone: str = "UTC"
 
 
 class MaintenanceConfig(Section):
+    """What is kept for how long."""
+
     orphan_grace: str = "7d"
 
 
 class BudgetConfig(Section):
+    """What may be spent."""
+
     monthly_usd: float | None = Field(default=None, ge=0)
     max_cost_per_run: float | None = Field(default=None, ge=0)
 
@@ -160,7 +180,7 @@ class Settings(Shared):
     """Raw overrides by tenant; `tenant()` resolves one."""
 
     def tenant(self, tenant_id: str) -> TenantConfig:
-        """The tenant's resolved configuration. A tenant that is not in the file has the shared settings and no source."""
+        """The tenant's resolved configuration. One that is not in the file has the shared settings, no source."""
         raw = self.tenants.get(tenant_id, {})
         merged: dict[str, Any] = {"tenant_id": tenant_id}
         for name in Shared.model_fields:

@@ -57,7 +57,7 @@ def build_exact(db: Database, tenant_id: str, action: Build, version: Version, *
     with build_lock(db), db.connect("owner", autocommit=True) as conn:
         analyze(conn, leaf_partition(conn, tenant_id))
         rows, _ = rows_with_vector(conn, tenant_id, version.version)
-        detail = {"trigger": action.trigger, "reason": action.reason}
+        detail = {"trigger": action.trigger, "reason": action.reason, "numbers": dict(action.numbers)}
         build_id = add_build(
             conn,
             tenant_id,
@@ -102,8 +102,9 @@ def build_hnsw(
             if leaving is not None:
                 drop_build_locked(conn, tenant_id, leaving.build_id)
             detail = {
-                "trigger": action.trigger, "reason": action.reason, "memory_mb": memory_mb, "allowed_mb": allowed.mb,
-                "allowed_by": allowed.source, "workers": workers, "indexed_rows": indexed,
+                "trigger": action.trigger, "reason": action.reason, "numbers": dict(action.numbers),
+                "memory_mb": memory_mb, "allowed_mb": allowed.mb, "allowed_by": allowed.source, "workers": workers,
+                "indexed_rows": indexed,
             }  # fmt: skip
             build_id = add_build(
                 conn,

@@ -1,4 +1,4 @@
-"""The planner's words: what a tenant should be (desired), what Postgres says it is (actual), what is to be done (actions)."""
+"""The planner's words: what a tenant should be (desired), what Postgres says it is (actual), what to do (actions)."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ class Desired:
     """Fewer contents than this are scanned exactly, without an index."""
     review: bool = False
     """A person approves what passed, so waiting for one is not something to do."""
+    recall_floor: float = 0.0
+    """Recall@10 below which an eval run counts as bad."""
+    max_neighbours: int = 1_000_000
+    """With this many HNSW indexes of other tenants in its partition, a tenant without one is scanned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,27 @@ class LiveFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Measure:
+    """The numbers of one eval run that a trigger looks at; None where it was not measured."""
+
+    recall: float | None
+    p95_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class QualityFacts:
+    """How the live build was measured, at its promotion and since."""
+
+    at_promotion: Measure | None
+    since: tuple[Measure, ...]
+    """Eval runs of the live build after its promotion, newest first; three are enough."""
+    made_for: str = ""
+    """The trigger that the live build was built for."""
+    before: Measure | None = None
+    """Of a build made for `quality`: what was measured of the build before it, when the trigger fired."""
+
+
+@dataclass(frozen=True, slots=True)
 class Actual:
     """A tenant as Postgres has it, read in one snapshot."""
 
@@ -85,9 +110,13 @@ class Actual:
     deleted_total: int
     versions: tuple[VersionFacts, ...]
     builds: tuple[BuildFacts, ...]
-    """Builds in state building, candidate, live or previous, and those dropped after a failed verdict since the live
-    build was made: what was refused once is not built again for the same cause."""
+    """Builds in state building, candidate, live or previous, and those dropped with a verdict since the live build was
+    made: what was refused, or rolled back from, is not built again for the same cause."""
     live: LiveFacts | None
+    quality: QualityFacts | None = None
+    """None while nothing is live."""
+    neighbours: int = 0
+    """HNSW indexes of other tenants in the tenant's partition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +145,11 @@ class Build:
     method: Method
     params: IndexParams | None
     trigger: str
-    """first, growth, churn, parameters, model, asked."""
+    """first, growth, churn, parameters, model, quality, asked."""
     reason: str
     """One sentence with the numbers."""
+    numbers: tuple[tuple[str, float], ...] = ()
+    """The numbers of the reason by name, kept with the build."""
 
 
 @dataclass(frozen=True, slots=True)

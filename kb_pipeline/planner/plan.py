@@ -1,4 +1,4 @@
-"""`plan(desired, actual)`: the pure heart. The nightly run, a rebuild and a model migration are all this one function."""
+"""`plan(desired, actual)`: the pure heart. The nightly run, a rebuild and a model migration are this one function."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from kb_pipeline.planner.model import (
     Promote,
     VersionFacts,
 )
-from kb_pipeline.planner.triggers import Trigger, stale, wanted_method
+from kb_pipeline.planner.triggers import Trigger, full, quality, stale, wanted_method
+
+GONE = ("dropped", "pass")
+"""State and verdict of a build that a person rolled back from, after its soak."""
 
 
 def plan(desired: Desired, actual: Actual, *, rebuild: bool = False) -> Plan:
@@ -29,6 +32,15 @@ def plan(desired: Desired, actual: Actual, *, rebuild: bool = False) -> Plan:
     wanted = wanted_version(desired, actual)
     actions = [*_versions(desired, actual, wanted), *_builds(desired, actual, wanted, rebuild=rebuild)]
     return Plan(desired.tenant_id, tuple(actions))
+
+
+def need(desired: Desired, actual: Actual) -> Trigger | None:
+    """The trigger that has something to build, to measure or to promote now; None when there is nothing, or when what
+    was built for it was refused or rolled back from. What sensors ask; the missing vectors do not matter to it."""
+    wanted = wanted_version(desired, actual)
+    if next(_builds(desired, actual, wanted, rebuild=False), None) is None:
+        return None
+    return _trigger(desired, actual, None if wanted is None else wanted.version)
 
 
 def wanted_version(desired: Desired, actual: Actual) -> VersionFacts | None:
@@ -64,12 +76,14 @@ def _builds(desired: Desired, actual: Actual, wanted: VersionFacts | None, *, re
     if trigger is None:
         return
     candidate = None if rebuild else _candidate(desired, actual, version)
-    if candidate is not None and candidate.state == "previous":
+    if candidate is not None and (candidate.state == "previous" or (candidate.state, candidate.verdict) == GONE):
         return  # A person rolled back from it: going forward again is theirs to ask for.
     if candidate is None:
-        method = wanted_method(actual.contents, desired.exact_below_rows, _method_of_live(actual, version))
+        method = wanted_method(
+            actual.contents, desired.exact_below_rows, _method_of_live(actual, version), full=full(desired, actual)
+        )
         params = desired.index if method == "hnsw" else None
-        yield Build(version, method, params, trigger.name, trigger.reason)
+        yield Build(version, method, params, trigger.name, trigger.reason, trigger.numbers)
         yield Evaluate(None)
         yield Promote(None)
     elif candidate.verdict is None:
@@ -90,7 +104,9 @@ def _trigger(desired: Desired, actual: Actual, version: int | None) -> Trigger |
         named = f"{desired.spec.provider}/{desired.spec.model} at {desired.spec.dims} dims"
         return Trigger("model", f"the live version is v{actual.live.version}, configured is {named}")
     live = next((build for build in actual.builds if build.build_id == actual.live.build_id), None)
-    return Trigger("first", "the live build is gone") if live is None else stale(desired, actual, live)
+    if live is None:
+        return Trigger("first", "the live build is gone")
+    return stale(desired, actual, live) or quality(actual.quality, desired.recall_floor)
 
 
 def _candidate(desired: Desired, actual: Actual, version: int | None) -> BuildFacts | None:
@@ -104,7 +120,8 @@ def _candidate(desired: Desired, actual: Actual, version: int | None) -> BuildFa
         for build in actual.builds
         if (build.state in ("candidate", "dropped") or (build.state == "previous" and build.build_id > live))
         and build.version == version
-        and build.method == wanted_method(actual.contents, desired.exact_below_rows, build.method)
+        and build.method
+        == wanted_method(actual.contents, desired.exact_below_rows, build.method, full=full(desired, actual))
         and stale(desired, actual, build) is None
     ]
     return max(fitting, key=lambda build: build.build_id, default=None)

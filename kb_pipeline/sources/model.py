@@ -42,17 +42,20 @@ class Source(Protocol):
     """A place documents come from. Listing is cheap; reading decodes one item."""
 
     def list(self) -> Iterator[SourceItem | RefusedItem]:
-        """Every item, in any order, each `doc_id` once; what cannot be listed or must be refused comes as `RefusedItem`."""
+        """Every item, in any order, each `doc_id` once; what must be refused already comes as `RefusedItem`."""
         ...
 
     def read(self, item: SourceItem) -> SourceDocument:
-        """The decoded document. Raises `DocumentRefused` for one bad item and `SourceError` when the whole source is gone."""
+        """The decoded document.
+
+        Raises `DocumentRefused` for one bad item and `SourceError` when the whole source is gone.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedItem:
-    """An item that is quarantined already at listing (a FIFO, an unreadable file, a duplicate id, a broken JSON line)."""
+    """An item that is quarantined at listing (a FIFO, an unreadable file, a duplicate id, a broken JSON line)."""
 
     doc_id: str
     uri: str

@@ -19,6 +19,7 @@ from kb_pipeline.stages.wanted import Space, Wanted, embedder_config
 from kb_pipeline.store.contents import (
     Content,
     Target,
+    count_lacking,
     fill_by_cast,
     lacking,
     sample_vectors,
@@ -42,9 +43,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+COMMIT_PART = 50
+COMMIT_LEAST = 50
+"""A back-fill commits a fiftieth of the tenant's rows at once, and at least so many."""
+
 
 class Embedding:
-    """The embedding half of a run. Every finished batch is one transaction with what it cost."""
+    """The embedding half of a run. Every finished batch is committed at once, with what it cost."""
 
     def __init__(self, ctx: StageContext, conn: Connection[TupleRow], wanted: Wanted, purse: Purse) -> None:
         self._ctx = ctx
@@ -60,6 +65,7 @@ class Embedding:
             if letter.fingerprint and letter.tried_with == self._tried and letter.retry_asked_at is None
         }
         """Texts that were refused, now or before; they are not sent again until a retry is asked."""
+        self._stored_rows = 0
         self.texts = 0
         self.backfilled = 0
         self.cast_rows = 0
@@ -85,6 +91,7 @@ class Embedding:
 
     def backfill(self) -> None:
         """Vectors of stored texts that lack one in any space, in the order of their fingerprints."""
+        self._stored_rows = count_lacking(self._conn, self._ctx.tenant_id, [])[0]
         for space in self._wanted.spaces:
             before = self.texts
             self._run(space, self._stored_texts(space), self._keep_stored, "back-fill", None)
@@ -112,9 +119,7 @@ class Embedding:
         started = time.perf_counter()
 
         def finished(batch: Finished) -> None:
-            with self._conn.transaction():
-                keep(space, batch)
-                self._purse.pay(space.spec, batch)
+            keep(space, batch)
             self.texts += len(batch.fingerprints)
             for fingerprint in batch.fingerprints:
                 self._in_flight.pop(fingerprint, None)
@@ -174,13 +179,26 @@ class Embedding:
 
     def _keep_new(self, space: Space, batch: Finished) -> None:
         contents = [self._in_flight[fingerprint][0] for fingerprint in batch.fingerprints]
-        mark_unsettled(self._conn, self._ctx.tenant_id)
-        write_new(self._conn, self._ctx.tenant_id, [_target(each) for each in space.versions], contents, batch.vectors)
+        targets = [_target(each) for each in space.versions]
+        with self._conn.transaction():
+            mark_unsettled(self._conn, self._ctx.tenant_id)
+            write_new(self._conn, self._ctx.tenant_id, targets, contents, batch.vectors)
+            self._purse.pay(space.spec, batch)
 
     def _keep_stored(self, space: Space, batch: Finished) -> None:
+        """Small transactions: an update is HOT while its page has room, and what a commit replaced makes room for
+        the next.
+        """
         targets = [_target(each) for each in space.versions]
-        write_vectors(self._conn, self._ctx.tenant_id, targets, batch.fingerprints, batch.vectors)
-        drop_letters_of_embedded_texts(self._conn, self._ctx.tenant_id, batch.fingerprints)
+        fingerprints, vectors = batch.fingerprints, batch.vectors
+        step = max(self._stored_rows // COMMIT_PART, COMMIT_LEAST)
+        for at in range(0, len(fingerprints), step):
+            with self._conn.transaction():
+                some = fingerprints[at : at + step]
+                write_vectors(self._conn, self._ctx.tenant_id, targets, some, vectors[at : at + step])
+                drop_letters_of_embedded_texts(self._conn, self._ctx.tenant_id, some)
+                if at == 0:
+                    self._purse.pay(space.spec, batch)
 
     def _refuse(self, refused: Refused) -> None:
         """Quarantine at once, so that a crash does not lead to paying for the refusal again."""

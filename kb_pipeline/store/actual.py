@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from kb_pipeline.embed.protocol import EmbedderSpec
-from kb_pipeline.planner.model import Actual, BuildFacts, IndexParams, LiveFacts, VersionFacts
+from kb_pipeline.planner.model import Actual, BuildFacts, IndexParams, LiveFacts, Measure, QualityFacts, VersionFacts
 from kb_pipeline.store.contents import column
+from kb_pipeline.store.index_ddl import INDEX_PREFIX, leaf_partition
 
 
 def actual_state(conn: Connection[TupleRow], tenant_id: str) -> Actual:
@@ -29,6 +32,8 @@ def actual_state(conn: Connection[TupleRow], tenant_id: str) -> Actual:
             versions=_versions(conn, tenant_id, contents),
             builds=_builds(conn, tenant_id),
             live=_live(conn, tenant_id),
+            quality=_quality(conn, tenant_id),
+            neighbours=_neighbours(conn, tenant_id),
         )
 
 
@@ -65,7 +70,9 @@ def _builds(conn: Connection[TupleRow], tenant_id: str) -> tuple[BuildFacts, ...
         "SELECT build_id, version, method, slot, params, rows_at_build, deleted_at_build, state, "
         "(SELECT verdict FROM kb.eval_runs e WHERE e.tenant_id = b.tenant_id AND e.build_id = b.build_id "
         "ORDER BY eval_id DESC LIMIT 1), index_name FROM kb.builds b "
-        "WHERE tenant_id = %s AND state IN ('building', 'candidate', 'live', 'previous') ORDER BY build_id",
+        "WHERE tenant_id = %s AND (state IN ('building', 'candidate', 'live', 'previous') OR state = 'dropped' "
+        "AND build_id > (SELECT l.build_id FROM kb.live l WHERE l.tenant_id = b.tenant_id) AND EXISTS "
+        "(SELECT FROM kb.eval_runs e WHERE e.tenant_id = b.tenant_id AND e.build_id = b.build_id)) ORDER BY build_id",
         (tenant_id,),
     )
     return tuple(
@@ -90,3 +97,40 @@ def _live(conn: Connection[TupleRow], tenant_id: str) -> LiveFacts | None:
         "SELECT version, build_id, previous_version, previous_build_id FROM kb.live WHERE tenant_id = %s", (tenant_id,)
     ).fetchone()
     return LiveFacts(*row) if row else None
+
+
+def _quality(conn: Connection[TupleRow], tenant_id: str) -> QualityFacts | None:
+    row = conn.execute(
+        "SELECT b.detail ->> 'trigger', b.detail -> 'numbers', p.recall, p.p95_ms, ARRAY(SELECT ROW(e.recall, e.p95_ms) "
+        "FROM kb.eval_runs e WHERE e.tenant_id = l.tenant_id AND e.build_id = l.build_id AND e.created_at >= "
+        "l.promoted_at AND e.eval_id > coalesce(l.eval_id, 0) ORDER BY e.eval_id DESC LIMIT 3) "
+        "FROM kb.live l JOIN kb.builds b USING (build_id) LEFT JOIN kb.eval_runs p ON p.eval_id = l.eval_id "
+        "WHERE l.tenant_id = %s",
+        (tenant_id,),
+    ).fetchone()
+    return quality_facts(*row) if row else None
+
+
+def quality_facts(
+    made_for: str | None,
+    numbers: dict[str, float] | None,
+    recall: float | None,
+    p95_ms: float | None,
+    since: Sequence[tuple[float | None, float | None]],
+) -> QualityFacts:
+    """The facts from what a statement gives: the live build's trigger and its numbers, its measure at promotion, and
+    (recall, p95) of the eval runs since, newest first."""
+    before = Measure(numbers.get("recall"), numbers.get("p95_ms")) if numbers and made_for == "quality" else None
+    return QualityFacts(Measure(recall, p95_ms), tuple(Measure(*run) for run in since), made_for or "", before)
+
+
+def _neighbours(conn: Connection[TupleRow], tenant_id: str) -> int:
+    """From the catalog, because a writer does not see the builds of other tenants."""
+    row = conn.execute(
+        "SELECT count(*) - (SELECT count(*) FROM kb.builds WHERE tenant_id = %(t)s AND method = 'hnsw' "
+        "AND state IN ('building', 'candidate', 'live', 'previous')) FROM pg_index i "
+        "JOIN pg_class c ON c.oid = i.indexrelid WHERE starts_with(c.relname, %(prefix)s) AND i.indrelid = "
+        "to_regclass(%(leaf)s)",
+        {"t": tenant_id, "prefix": INDEX_PREFIX, "leaf": f"kb.{leaf_partition(conn, tenant_id)}"},
+    ).fetchone()
+    return max(0, row[0]) if row else 0

@@ -76,14 +76,27 @@ def server_user() -> tuple[int, int] | None:
 
 
 def hand_over(pgdata: Path, major: int) -> None:
-    """As root: gives the data folder to the server's user, and lets it pass (not read) the folders above it and the programs."""
+    """As root: gives the data folder to the server's user, who may pass (not read) the folders above it.
+
+    The same for the programs, which are made readable where root's umask kept them to itself.
+    """
     if (owner := server_user()) is None:
         return
     os.chown(pgdata, *owner)
-    for folder in {*pgdata.parents, *bin_dir(major).parents}:
-        mode = folder.stat().st_mode
-        if not mode & 0o001:
-            folder.chmod(mode | 0o001)
+    programs = bin_dir(major)
+    for folder in {*pgdata.parents, *programs.parents}:
+        _allow(folder, 0o001)
+    if programs.stat().st_mode & 0o005 != 0o005 or (programs / "postgres").stat().st_mode & 0o005 != 0o005:
+        wheel = programs.parent.parent
+        for folder in (wheel, wheel.with_name(f"{wheel.name}.libs")):
+            for path in (folder, *folder.rglob("*")):
+                _allow(path, 0o005 if path.stat().st_mode & 0o100 else 0o004)
+
+
+def _allow(path: Path, bits: int) -> None:
+    mode = path.stat().st_mode
+    if mode & bits != bits:
+        path.chmod(mode | bits)
 
 
 def private_folder(folder: Path) -> None:

@@ -1,0 +1,94 @@
+"""What every trigger's sensor does: ask the engine what is due, look at the runs it asked for before, request new ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from assets.jobs import CHAIN, kb_run
+from kb_pipeline.fleet import DueTenant, desired_states, due_tenants, fire
+from kb_pipeline.partitions import PARTITIONS_NAME
+from kb_pipeline.planner.firing import Firing, LastRun
+from kb_pipeline.session import open_engine
+
+RUN_KEY_TAG = "dagster/run_key"
+MOST = 50
+"""Runs that one tick asks for: the queue is worked off before more are added."""
+INDEX_ASSETS = CHAIN[CHAIN.index("hnsw_index") :]
+ENDED = {dg.DagsterRunStatus.FAILURE: "failed", dg.DagsterRunStatus.CANCELED: "failed", dg.DagsterRunStatus.SUCCESS: "succeeded"}  # fmt: skip
+
+
+def trigger_sensor(name: str, description: str, *, assets: tuple[str, ...] = INDEX_ASSETS) -> dg.SensorDefinition:
+    """The sensor of one trigger. It never asks twice for one cause; a run that failed is asked for again, later and
+    later."""
+
+    @dg.sensor(
+        name=name,
+        description=description,
+        job=kb_run,
+        minimum_interval_seconds=120,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        engine = open_engine()
+        tenant_ids = engine.tenant_ids()
+        due = due_tenants(engine.db, desired_states(engine.settings, tenant_ids), (name,))
+        if not due:
+            return dg.SkipReason(f"{name}: none of {len(tenant_ids):,} tenants is over its threshold")
+        partitions = set(context.instance.get_dynamic_partitions(PARTITIONS_NAME))
+        decided = fire(
+            engine.db,
+            [one for one in due if one.tenant_id in partitions],
+            last_runs(context.instance, (one.run_key for one in due)),
+            now=datetime.now(UTC),
+        )
+        requests = [request(one, str(found.run_key), assets) for one, found in decided if found.run_key][:MOST]
+        message = words(name, decided, len(requests))
+        context.log.info(message)
+        return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason(message)
+
+    return sensor
+
+
+def request(due: DueTenant, run_key: str, assets: tuple[str, ...]) -> dg.RunRequest:
+    """A run of the tenant's index assets, with the numbers in its tags."""
+    numbers = {f"kb/{key}": f"{value:g}" for key, value in due.trigger.numbers}
+    return dg.RunRequest(
+        run_key=run_key,
+        partition_key=due.tenant_id,
+        asset_selection=[dg.AssetKey(asset) for asset in assets],
+        tags={
+            "kb/trigger": due.trigger.name,
+            "kb/cause": due.cause,
+            "kb/reason": due.trigger.reason[:250],
+            "kb/attempt": str(due.attempts.failed),
+            **numbers,
+        },
+    )
+
+
+def last_runs(instance: dg.DagsterInstance, keys: Iterable[str]) -> dict[str, LastRun]:
+    """What came of the runs with these keys; nothing for a key that no run had."""
+    asked = list(keys)
+    found: dict[str, LastRun] = {}
+    for start in range(0, len(asked), 500):
+        for run in instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: asked[start : start + 500]})):
+            ended = ENDED.get(run.status)
+            found.setdefault(
+                run.tags[RUN_KEY_TAG], "failed" if ended == "failed" else "succeeded" if ended else "going"
+            )
+    return found
+
+
+def words(name: str, decided: list[tuple[DueTenant, Firing]], requested: int) -> str:
+    """The tick's message: what fires with its numbers, and why the others do not."""
+    fires = [one for one, found in decided if found.run_key]
+    waits = Counter(found.words.split(",")[0] for _, found in decided if not found.run_key)
+    said = [f"{one.tenant_id}: {one.trigger.reason}" for one in fires[:5]]
+    if len(fires) > 5:
+        said.append(f"and {len(fires) - 5} more, {requested} asked for now")
+    said += [f"{count} wait: {why}" for why, count in waits.most_common(3)]
+    return f"{name}: " + ("; ".join(said) or "nothing")
