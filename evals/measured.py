@@ -149,6 +149,18 @@ class PastRun:
 
 
 @dataclass(frozen=True, slots=True)
+class Override:
+    """A build that a person made live although its verdict was not a pass."""
+
+    build_id: int
+    eval_id: int | None
+    """The eval run that was overridden; None: the build was not measured."""
+    by: str
+    why: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """All of one eval run: the build under test, the live one beside it, the corpus."""
 
@@ -176,3 +188,5 @@ class Measured:
     """Software that measured."""
     seconds: float
     """Wall time of the eval run."""
+    overrides: tuple[Override, ...] = ()
+    """Decisions by force, oldest first; every later report shows them."""

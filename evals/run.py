@@ -20,7 +20,7 @@ from evals.golden import GoldenSet, read_golden, resolved
 from evals.ground_truth import Truth
 from evals.latency import measure_latency
 from evals.measure import Asked, MeasuredWithValues, measure_build, truth_of
-from evals.measured import Latency, Measured, PastRun
+from evals.measured import Latency, Measured, Override, PastRun
 from evals.metrics import MAIN
 from evals.questions import probes, sampled_questions
 from evals.report.compose import compose
@@ -37,6 +37,7 @@ from kb_pipeline.home import kb_home
 from kb_pipeline.stages.context import StageContext
 from kb_pipeline.store import eval_reads, eval_runs
 from kb_pipeline.store.eval_reads import BuildRow
+from kb_pipeline.store.reviews import decisions
 
 log = logging.getLogger(__name__)
 
@@ -183,6 +184,15 @@ def _measured(
         hashes=_hashes(ctx.tenant.eval, asked, new.corpus_hash),
         versions=_versions(conn),
         seconds=time.perf_counter() - began,
+        overrides=_overrides(conn, tenant_id),
+    )
+
+
+def _overrides(conn: Connection[TupleRow], tenant_id: str) -> tuple[Override, ...]:
+    return tuple(
+        Override(made.build_id, made.eval_id, made.by, made.why or "no reason was stored", made.at)
+        for made in decisions(conn, tenant_id)
+        if made.decision == "forced"
     )
 
 

@@ -16,11 +16,16 @@ def defs() -> dg.Definitions:
     refuse_foreign_server()
 
     from assets import chunks, documents, embeddings, fingerprints, hnsw_index, live_index
-    from assets.jobs import kb_rebuild, kb_run
+    from assets.jobs import kb_checks, kb_rebuild, kb_run
     from evals import checks, eval_report
     from kb_pipeline.resources import KnowledgeBase
+    from sensors.data_checks import data_checks_schedule
+    from sensors.failures import run_failure_sensor
+    from sensors.maintenance import maintenance_job, maintenance_schedule
     from sensors.nightly import nightly_schedule
+    from sensors.review_reminder import review_reminder_sensor
     from sensors.tenants import tenants_sensor
+    from sensors.triggers import TRIGGER_SENSORS
 
     return dg.Definitions(
         assets=[
@@ -33,9 +38,9 @@ def defs() -> dg.Definitions:
             live_index.live_index,
         ],
         asset_checks=[*checks.ALL],
-        jobs=[kb_run, kb_rebuild],
-        sensors=[tenants_sensor],
-        schedules=[nightly_schedule()],
+        jobs=[kb_run, kb_rebuild, kb_checks, maintenance_job],
+        sensors=[tenants_sensor, review_reminder_sensor, *TRIGGER_SENSORS, run_failure_sensor],
+        schedules=[nightly_schedule(), data_checks_schedule, maintenance_schedule()],
         resources={"kb": KnowledgeBase()},
         executor=dg.in_process_executor,
     )

@@ -78,6 +78,12 @@ class IndexBuildError(KbError):
     """The index could not be built as asked; the live one was not touched."""
 
 
+class MigrationHeld(KbError):
+    """A person paused or aborted the change of model; what was done is kept."""
+
+    exit_code = 75
+
+
 class GateRefused(KbError):
     """The candidate was measured and may not go live; the live build stays."""
 

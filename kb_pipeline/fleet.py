@@ -39,9 +39,49 @@ class DueTenant:
         return run_key(self.trigger.name, self.tenant_id, self.cause, self.attempts.failed)
 
 
-def desired_states(
-    settings: Settings, tenant_ids: list[str], own: Mapping[str, Mapping[str, object]] | None = None
-) -> dict[str, Desired]:
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Settings, database and all tenants, for one who looks at all of them: nothing is written."""
+
+    settings: Settings
+    db: Database
+    tenant_ids: list[str]
+
+
+_LOADED: dict[tuple[str, int, int], Settings] = {}
+"""The newest configuration this process has read: validating 10,000 tenants takes seconds, and sensors ask every minute.
+"""
+
+
+def open_fleet() -> Fleet:
+    """Like `open_session`, without bringing the file's tenants to Postgres (a sensor of its own does that)."""
+    import os
+
+    from kb_pipeline.config.load import find_file, load
+    from kb_pipeline.migrate.holds import held_back
+    from kb_pipeline.store.database import open_database
+    from kb_pipeline.store.migrations_state import read_holds
+    from kb_pipeline.store.tenants import unlisted_tenants
+
+    path = find_file(None, os.environ)
+    stat = path.stat() if path else None
+    key = (str(path), stat.st_mtime_ns if stat else 0, stat.st_size if stat else 0)
+    if path is None or key not in _LOADED:
+        _LOADED.clear()
+        _LOADED[key] = load().settings
+    settings = _LOADED[key]
+    db = open_database()
+    with db.connect("owner") as conn:
+        stored = unlisted_tenants(conn, list(settings.tenants))
+        holds = read_holds(conn)
+    names = [*settings.tenants, *stored]
+    held, unlisted = held_back(settings, stored, holds)
+    own = {name: unlisted[name] for name in holds if name in unlisted}
+    settings = held.model_copy(update={"tenants": {**held.tenants, **own}})
+    return Fleet(settings, db, names)
+
+
+def desired_states(settings: Settings, tenant_ids: list[str]) -> dict[str, Desired]:
     """What each tenant should be. Tenants with the same overrides are resolved once; one that cannot be is left out."""
     from dataclasses import replace
 
@@ -95,8 +135,12 @@ def fire(
     from kb_pipeline.store.fleet_attempts import keep_attempts
 
     decided = [
-        (one, firing(one.trigger.name, one.tenant_id, one.cause, one.attempts,
-                     last_runs.get(one.run_key, "none"), now=now))  # fmt: skip
+        (
+            one,
+            firing(
+                one.trigger.name, one.tenant_id, one.cause, one.attempts, last_runs.get(one.run_key, "none"), now=now
+            ),
+        )  # fmt: skip
         for one in due
     ]
     changed = {

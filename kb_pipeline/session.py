@@ -99,6 +99,8 @@ CURRENT: ContextVar[Session | None] = ContextVar("kb_session", default=None)
 
 def open_session(config: str | Path | None = None) -> Session:
     """Read the configuration, open the database, and bring the file's tenants to Postgres."""
+    from kb_pipeline.migrate.holds import held_back
+    from kb_pipeline.store.migrations_state import read_holds
     from kb_pipeline.store.tenants import sync_tenants, unlisted_tenants
 
     configuration = load(config)
@@ -108,7 +110,9 @@ def open_session(config: str | Path | None = None) -> Session:
         listed = {name: stored_config(settings.tenant(name)) for name in settings.tenants}
         sync_tenants(conn, listed, pause_missing=configuration.path is not None)
         stored = unlisted_tenants(conn, list(settings.tenants))
-    return Session(configuration, db, stored=stored)
+        holds = read_holds(conn)
+    settings, stored = held_back(settings, stored, holds)
+    return Session(replace(configuration, settings=settings), db, stored=stored)
 
 
 def current_session() -> Session:

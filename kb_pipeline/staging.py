@@ -73,6 +73,10 @@ class Staging:
                     yield from parquet.read_row_group(group, use_threads=False).combine_chunks().to_batches()
                     pa.default_memory_pool().release_unused()
 
+    def place(self) -> tuple[Any, str]:
+        """The file system and the path of the whole."""
+        return _resolve(self.url)
+
     def delete(self, url: str) -> None:
         """Remove an output's folder; nothing when there is none."""
         fs, path = _resolve(url)

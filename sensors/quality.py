@@ -3,5 +3,6 @@
 from sensors.shell import trigger_sensor
 
 quality_sensor = trigger_sensor(
-    "quality", "Requests a rebuild where three eval runs in a row were bad: recall under the floor, or p95 30 % over promotion."
+    "quality",
+    "Requests a rebuild where three eval runs in a row were bad: recall under the floor, or p95 30 % over promotion.",
 )

@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from assets.jobs import CHAIN, kb_run
-from kb_pipeline.fleet import DueTenant, desired_states, due_tenants, fire
+from kb_pipeline.fleet import DueTenant, desired_states, due_tenants, fire, open_fleet
 from kb_pipeline.partitions import PARTITIONS_NAME
 from kb_pipeline.planner.firing import Firing, LastRun
-from kb_pipeline.session import open_engine
 
 RUN_KEY_TAG = "dagster/run_key"
 MOST = 50
@@ -33,14 +32,13 @@ def trigger_sensor(name: str, description: str, *, assets: tuple[str, ...] = IND
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        engine = open_engine()
-        tenant_ids = engine.tenant_ids()
-        due = due_tenants(engine.db, desired_states(engine.settings, tenant_ids), (name,))
+        fleet = open_fleet()
+        due = due_tenants(fleet.db, desired_states(fleet.settings, fleet.tenant_ids), (name,))
         if not due:
-            return dg.SkipReason(f"{name}: none of {len(tenant_ids):,} tenants is over its threshold")
+            return dg.SkipReason(f"{name}: none of {len(fleet.tenant_ids):,} tenants is over its threshold")
         partitions = set(context.instance.get_dynamic_partitions(PARTITIONS_NAME))
         decided = fire(
-            engine.db,
+            fleet.db,
             [one for one in due if one.tenant_id in partitions],
             last_runs(context.instance, (one.run_key for one in due)),
             now=datetime.now(UTC),

@@ -19,8 +19,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
 
 import numpy as np
+from provider_batches import Desk
 
 KEY = "sk-test"
 MAX_INPUTS = 2048
@@ -39,6 +41,10 @@ def vector(text: str, dims: int, model: str = "text-embedding-3-small") -> np.nd
     seed = int.from_bytes(hashlib.sha256(f"{model}\0{text}".encode()).digest()[:8], "little")
     values = np.random.Generator(np.random.SFC64(seed)).standard_normal(dims, dtype=np.float32)
     return values / np.linalg.norm(values)
+
+
+class AnswerLost(Exception):
+    """What was asked is done, but the connection breaks before the answer."""
 
 
 @dataclass
@@ -88,6 +94,9 @@ class Ledger:
     statuses: Counter[int] = field(default_factory=Counter)
     paid_texts: Counter[str] = field(default_factory=Counter)
     paid_tokens: int = 0
+    batch_jobs: int = 0
+    batch_texts: Counter[str] = field(default_factory=Counter)
+    """Texts billed at half price; they stand in `paid_texts` too."""
     largest_inputs: int = 0
     largest_tokens: int = 0
     concurrent: int = 0
@@ -128,6 +137,7 @@ class ProviderServer:
         self.faults: list[Fault] = []
         self.only_floats = False
         self.asked_dimensions: set[int | None] = set()
+        self.desk = Desk(self)
         self.max_input_tokens = MAX_INPUT_TOKENS
         self._vectors = vectors
         self._tokens = tokens
@@ -212,8 +222,19 @@ class ProviderServer:
                 "paid_texts": sum(led.paid_texts.values()),
                 "distinct": len(led.paid_texts),
                 "paid_tokens": led.paid_tokens,
+                "batch_jobs": led.batch_jobs,
             }
             return await self._send(writer, 200, json.dumps(facts).encode())
+        address, _, question = path.partition("?")
+        if address.startswith(("/v1/files", "/v1/batches")):
+            if headers.get("authorization", "").removeprefix("Bearer ") != KEY:
+                return await self._error(writer, 401, "Incorrect API key provided", code="invalid_api_key")
+            try:
+                status, content = self.desk.handle(method, address, dict(parse_qsl(question)), headers, body)
+            except AnswerLost:
+                writer.transport.abort()
+                return False
+            return await self._send(writer, status, content)
         if path != "/v1/embeddings" or method != "POST":
             return await self._error(writer, 404, f"Invalid URL ({method} {path})", code="unknown_url")
         self.ledger.concurrent += 1
@@ -299,6 +320,18 @@ class ProviderServer:
         if any(self.poison in text for text in texts):
             return 400, "Your input was flagged by the content filter", "content_filter", "input"
         return None
+
+    def batch_answer(self, ask: dict) -> tuple[int, bytes]:
+        """What a job's line is answered; billed when it is."""
+        texts = [ask["input"]] if isinstance(ask["input"], str) else ask["input"]
+        counts = [self._tokens(text) for text in texts]
+        wrong = self._wrong(KEY, ask, texts, counts, sum(counts))
+        if wrong is not None:
+            return wrong[0], json.dumps({"error": {"message": wrong[1], "code": wrong[2], "param": wrong[3]}}).encode()
+        self.ledger.paid_texts.update(texts)
+        self.ledger.batch_texts.update(texts)
+        self.ledger.paid_tokens += sum(counts)
+        return 200, self._answer(ask, texts, sum(counts), "")
 
     def _due(self) -> Fault | None:
         while self.faults:

@@ -109,6 +109,13 @@ class World:
         compared = fingerprints.run(ctx)
         return Ran(listed, compared, embeddings.run(ctx, **options))
 
+    def run_until_fingerprints(self) -> ChangeSetSummary:
+        """The stages before the embeddings: what a run would cost."""
+        ctx = self.context()
+        documents.run(ctx)
+        chunks.run(ctx)
+        return fingerprints.run(ctx)
+
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Rows as the owner sees them; `%(t)s` is the tenant."""
         with self.db.connect("owner") as conn:

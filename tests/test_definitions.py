@@ -23,10 +23,29 @@ def test_names_are_those_that_people_know() -> None:
         "embeddings:embeddings_complete",
         "hnsw_index:index_valid",
         "eval_report:verdict_passed",
+        "live_index:doctor",
+        "chunks:chunks_sound",
+        "embeddings:vectors_sound",
+        "hnsw_index:index_sound",
+        "live_index:nothing_waits",
     }
-    assert {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")} == {"kb_run", "kb_rebuild"}
-    assert {sensor.name for sensor in repository.sensor_defs} == {"tenants"}
-    assert {schedule.name for schedule in repository.schedule_defs} == {"nightly"}
+    assert {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")} == {
+        "kb_run",
+        "kb_rebuild",
+        "kb_checks",
+        "maintenance",
+    }
+    assert {sensor.name for sensor in repository.sensor_defs} == {
+        "tenants",
+        "review_reminder",
+        "growth",
+        "churn",
+        "parameters",
+        "model",
+        "quality",
+        "run_failures",
+    }
+    assert {schedule.name for schedule in repository.schedule_defs} == {"nightly", "maintenance", "data_checks"}
 
 
 def test_every_asset_is_partitioned_by_tenant_and_follows_the_one_before() -> None:

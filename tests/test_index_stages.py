@@ -17,6 +17,7 @@ from kb_pipeline.stages import hnsw_index, live_index
 from kb_pipeline.stages.context import StageContext
 from kb_pipeline.staging import Staging
 from kb_pipeline.store.database import Database
+from kb_pipeline.store.eval_reads import newest_candidate
 
 SPEC = resolve_spec(EmbedderConfig())
 
@@ -84,6 +85,24 @@ def test_a_refused_candidate_never_goes_live(db: Database, corpus: Corpus) -> No
         live_index.run(ctx, by="t")
     with db.connect("owner") as conn:
         assert conn.execute("SELECT build_id FROM kb.live").fetchone() == (first.build_id,)
+        assert newest_candidate(conn, "acme") is None, "from now on the live build is measured"
+    later = live_index.run(ctx, by="t")
+    assert (later.refused, later.build_id, later.promoted) == (worse.build_id, first.build_id, False)
+    measured(db, "acme", worse.build_id or 0, "fail", ("recall@10 is 0.61, the floor is 0.95",))
+    warned = live_index.run(context(db, index=SMALL, promotion={"on_refusal": "warn"}), by="t")
+    assert warned.refused == worse.build_id and "0.61" in warned.reasons[1]
+
+
+def test_with_nothing_live_each_refusal_fails_its_run(db: Database, corpus: Corpus) -> None:
+    ctx = context(db, index=SMALL)
+    built = hnsw_index.run(ctx).build_id or 0
+    for _ in range(2):
+        measured(db, "acme", built, "fail", ("too slow",))
+        with db.connect("owner") as conn:
+            found = newest_candidate(conn, "acme")
+        assert found is not None and found.build_id == built, "it is measured again"
+        with pytest.raises(GateRefused, match="too slow"):
+            live_index.run(ctx, by="t")
 
 
 def test_review_mode_waits_for_a_person(db: Database, corpus: Corpus) -> None:

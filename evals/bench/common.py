@@ -100,7 +100,7 @@ def header(title: str) -> None:
     """The first lines of every benchmark: what runs, with which command, on what."""
     module = getattr(sys.modules["__main__"].__spec__, "name", None) or sys.argv[0]
     print(f"\n## {title}\n")
-    print(f"command:  python -m {module} {shlex.join(sys.argv[1:])}".rstrip())
+    print(f"command:  python -m {module.removesuffix('.__main__')} {shlex.join(sys.argv[1:])}".rstrip())
     print(f"machine:  {machine()}")
     print(f"versions: {versions()}\n", flush=True)
 

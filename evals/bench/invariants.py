@@ -17,7 +17,7 @@ WORD = re.compile(r"\w")
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file as its offsets count: no newline translation, a byte order mark is not text, NUL and 0x1F are U+FFFD."""
+    """A UTF-8 file as offsets count: no newline translation, no byte order mark, NUL and 0x1F are U+FFFD."""
     return re.sub("[\0\x1f]", "\ufffd", path.read_bytes().decode("utf-8-sig"))
 
 

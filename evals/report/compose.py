@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evals.measured import BuildMeasured, Measured, PastRun
+from evals.measured import BuildMeasured, Measured, Override, PastRun
 from evals.metrics import LABELS, MAIN
 from evals.report import numbers as say
 from evals.report.model import Figure, Line, LineChart, Plot, Report, Table, Tone
@@ -37,6 +37,16 @@ def compose(measured: Measured, verdict: Verdict, *, eval_id: int, history: Sequ
         trend=trend(history),
         sections=sections(measured),
         footer=footer(measured),
+        marks=tuple(mark(one) for one in measured.overrides),
+    )
+
+
+def mark(override: Override) -> str:
+    """A decision by force, in a sentence."""
+    against = f"the failed eval run {override.eval_id}" if override.eval_id else "having no eval run"
+    return (
+        f"Build {override.build_id} was made live by force against {against}: by {override.by}, {say.day(override.at)}, "
+        f"because: {override.why}"
     )
 
 
@@ -204,6 +214,9 @@ def trend(history: Sequence[PastRun]) -> tuple[Plot, ...]:
         ("Size over runs", "contents", [run.contents for run in history], None, 10.0, True),
     ):
         points = tuple((float(place), float(value)) for place, value in enumerate(values) if value is not None)
+        failed = tuple(
+            number for number, (place, _) in enumerate(points) if history[int(place)].verdict == "fail"
+        )
         if len(points) < 2:
             continue
         first, last = (
@@ -213,14 +226,15 @@ def trend(history: Sequence[PastRun]) -> tuple[Plot, ...]:
         chart = LineChart(
             "eval run",
             y_name,
-            (Line("runs", points),),
+            (Line("runs", points, crossed=failed),),
             x_texts=texts,
             y_most=most,
             least_span=least,
             zero=zero,
             small=True,
         )
-        plots.append(Plot(title, chart, f"From {first} to {last} in {len(points)} runs."))
+        crosses = f" A cross marks a run that failed ({len(failed)})." if failed else ""
+        plots.append(Plot(title, chart, f"From {first} to {last} in {len(points)} runs.{crosses}"))
     return tuple(plots)
 
 

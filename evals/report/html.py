@@ -21,6 +21,7 @@ def html(report: Report) -> str:
         f'<header><div class="top"><span class="badge {badge}">{mark}</span><h1>{escape(report.tenant_id)}</h1></div>',
         f'<p class="sub"><strong>{escape(report.subject)}</strong>, {escape(report.against)}. ',
         f"Eval run {report.eval_id}, {day(report.created_at)}.</p></header>",
+        "".join(f'<p class="mark">! {escape(mark)}</p>' for mark in report.marks),
         f'<div class="figures">{"".join(_figure(figure) for figure in report.figures)}</div>',
         f'<section class="why"><h2>Why</h2><ul>{reasons}</ul></section>',
     ]

@@ -13,6 +13,7 @@ def markdown(report: Report, *, html_path: str | None = None) -> str:
     parts = [
         f"## {badge} · {_cell(report.tenant_id)} · eval run {report.eval_id}",
         f"{_text(report.subject)} ({_text(report.against)}), {day(report.created_at)}",
+        "\n".join(f"**! {_text(mark)}**" for mark in report.marks),
         "\n".join(f"- {_text(reason)}" for reason in report.why),
     ]
     changed = any(figure.change for figure in report.figures)

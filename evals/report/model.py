@@ -56,6 +56,8 @@ class Line:
     style: Style = "main"
     labels: tuple[str, ...] = ()
     """One per point, or none; "" shows nothing."""
+    crossed: tuple[int, ...] = ()
+    """Places of points that are drawn as a cross (runs that failed)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,3 +143,5 @@ class Report:
     trend: tuple[Plot, ...]
     sections: tuple[Section, ...]
     footer: str
+    marks: tuple[str, ...] = ()
+    """What a reader must know before the numbers: builds that went live against their verdict."""

@@ -107,7 +107,12 @@ def _line(
     parts = [f'<polyline class="line {line.style}" style="fill:none" points="{path}"{dash}/>']
     for place, (a, b) in enumerate(line.points):
         px, py = x(a), y(b)
-        if line.style == "main":
+        if place in line.crossed:
+            parts.append(
+                f'<path class="limit" style="fill:none;stroke-dasharray:none;stroke-width:2.5" '
+                f'd="M{px - 4:.1f} {py - 4:.1f}l8 8m0 -8l-8 8"/>'
+            )
+        elif line.style == "main":
             parts.append(f'<circle class="main" cx="{px:.1f}" cy="{py:.1f}" r="3.5"/>')
         else:
             parts.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+
 @dataclass(slots=True, eq=False)
 class Block:
     """A span of the text. Its parts, where it has any, follow one another and hold all of its visible characters."""

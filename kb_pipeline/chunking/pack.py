@@ -10,6 +10,8 @@ from kb_pipeline.chunking.measure import Budget
 FULL_ENOUGH = 0.5
 """Share of the maximum from which on a piece takes in no further section, only what belongs to its own."""
 
+TOO_LITTLE = 0.125
+"""Share of the maximum below which a piece also takes in the beginning of a section that does not fit as a whole."""
 SLACK = 2
 """Tokens by which blocks together may come to more than their sum (a word at a start is counted a little otherwise)."""
 
@@ -52,12 +54,16 @@ class Packer:
                 self._add(block)
                 continue
             if block.title is not None or block.repeats:
-                if self._blocks and not all(held.kind == "heading" for held in self._blocks):
-                    self._close(same_section=block.title is None)
+                if block.title is not None and not self._belongs_to_next():
+                    self._close(same_section=True)
                 stack.append(None)
             stack.extend(reversed(block.opened))
         self._close(same_section=False)
         return self.pieces
+
+    def _belongs_to_next(self) -> bool:
+        """Whether what is held says too little by itself: headings, an import, a line of introduction."""
+        return self._tokens < TOO_LITTLE * self.budget.max_tokens or all(b.kind == "heading" for b in self._blocks)
 
     def _add(self, block: Block) -> None:
         if self._blocks:

@@ -1,4 +1,4 @@
-"""Source code at functions and classes, JSON and YAML at elements, as tree-sitter's grammars see them."""
+"""Source code at functions and classes, JSON at elements, as tree-sitter's grammars see them."""
 
 from __future__ import annotations
 
@@ -46,6 +46,10 @@ def parse_syntax(text: str, start: int, end: int, language: str) -> list[Block]:
         from kb_pipeline.chunking.xml import parse_xml
 
         blocks = parse_xml(text, start, end)
+    elif language == "yaml":
+        from kb_pipeline.chunking.indented import parse_indented
+
+        blocks = parse_indented(text, start, end)
     else:
         tree = _tree(text[start:end], language) if end - start <= LONGEST else None
         blocks = _parts(tree.root_node, text, start, kind) if tree is not None else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import re
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from itertools import chain
@@ -144,7 +145,9 @@ class OpenAICounter:
 
     def __init__(self, encoding: str) -> None:
         self._name = encoding
-        import bpe_openai
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of importlib.resources, inside bpe-openai
+            import bpe_openai
 
         try:
             self._encode = bpe_openai.get_encoding(encoding).encode_ordinary

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kb_pipeline.cli.execute import Outcome
 from kb_pipeline.cli.options import Config, Json, NoWait, Tenant, note, print_json
+
+if TYPE_CHECKING:
+    from kb_pipeline.cli.execute import Outcome
 
 ASSETS = ("documents", "chunks", "fingerprints", "embeddings", "hnsw_index", "eval_report", "live_index")
 """In the order of the flow; `assets/jobs.py` has the same."""

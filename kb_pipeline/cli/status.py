@@ -22,6 +22,20 @@ def status(tenant: Tenant = None, config: Config = None, as_json: Json = False) 
         [{"tenant": name, **_row(state)} for name, state in states.items()],
         empty="no tenants yet: `kb init` writes a kb.toml, `kb run --source PATH` works without one",
     )
+    for name, state in states.items():
+        if state["waiting"] and session.tenant(name).promotion.mode == "review":
+            print(waits(name, state["waiting"]))
+
+
+def waits(tenant_id: str, waiting: dict[str, Any]) -> str:
+    """The sentence about a build that waits for a person."""
+    build_id, choice = waiting["build_id"], f"--tenant {tenant_id} --why '...'"
+    return (
+        f"tenant {tenant_id}: build {build_id} passed and waits for a person since {waiting['since']}\n"
+        f"  report:  {waiting['report'] or 'none'}\n"
+        f"  approve: kb promote {build_id} {choice}\n"
+        f"  refuse:  kb reject {build_id} {choice}"
+    )
 
 
 def _row(state: dict[str, Any]) -> dict[str, Any]:

@@ -86,6 +86,8 @@ class IndexConfig(Section):
     target_p95_ms: float | None = Field(default=None, gt=0)
     build_memory_mb: int | None = Field(default=None, ge=16)
     build_workers: int | None = Field(default=None, ge=0, le=64)
+    """Workers of an index build beside its leader; by default one for each core: the build is as quick as it can be, and
+    searches share the cores with it. Fewer keep searches quicker meanwhile."""
 
 
 class EvalConfig(Section):
@@ -98,6 +100,10 @@ class EvalConfig(Section):
     latency_tolerance: float = Field(default=1.0, ge=0)
     """How much slower p95 may be than the live build's, as a fraction (1.0: twice)."""
     min_coverage: float = Field(default=1.0, ge=0, le=1)
+    check_severity: Literal["error", "warn"] = "error"
+    """How the UI shows a failed data check; neither stops a run."""
+    check_rows: int = Field(default=20_000, ge=1)
+    """Rows that a data check looks at; of more, an even sample."""
 
 
 class PromotionConfig(Section):
@@ -105,6 +111,10 @@ class PromotionConfig(Section):
 
     mode: Literal["auto", "review"] = "auto"
     soak: str = "7d"
+    remind_after: str = "2d"
+    """How long a build waits for a decision before the sensor `review_reminder` reports it."""
+    on_refusal: Literal["fail", "warn"] = "fail"
+    """Whether the run that measured a candidate fails (exit code 5) when the gate refuses it, or only says so."""
 
 
 class SourcesConfig(Section):
@@ -125,13 +135,42 @@ class ScheduleConfig(Section):
     """When the nightly run starts."""
 
     nightly: str = "0 2 * * *"
+    maintenance: str = "30 4 * * *"
     timezone: str = "UTC"
+
+
+class MigrationConfig(Section):
+    """How the embedding model is changed."""
+
+    texts_per_minute: float | None = Field(default=None, gt=0)
+    """Limit of the back-fill alone, so that it does not use up what a provider allows or the database bears."""
 
 
 class MaintenanceConfig(Section):
     """What is kept for how long."""
 
     orphan_grace: str = "7d"
+
+
+class HistoryConfig(Section):
+    """How long what is only looked back at is kept."""
+
+    keep: str = "30d"
+    """Ended runs and their event logs; the newest good run of each tenant and job always stays."""
+    staging: str = "1d"
+    """Staged files that no stage has registered: a run that writes them may still go on."""
+
+
+class AlertsConfig(Section):
+    """Who is told of a failed run; nobody by default."""
+
+    webhook: str | None = None
+    """URL that gets JSON with a `text`, which is what chat services take."""
+    mail: str | None = None
+    """Address."""
+    mail_from: str = "kb-pipeline@localhost"
+    smtp: str = "localhost:25"
+    """`host:port`; with SMTP_USER and SMTP_PASSWORD in the environment the session is encrypted and logged in."""
 
 
 class BudgetConfig(Section):
@@ -149,6 +188,7 @@ class Shared(Section):
     index: IndexConfig = IndexConfig()
     eval: EvalConfig = EvalConfig()
     promotion: PromotionConfig = PromotionConfig()
+    migration: MigrationConfig = MigrationConfig()
     sources: SourcesConfig = SourcesConfig()
     maintenance: MaintenanceConfig = MaintenanceConfig()
     budget: BudgetConfig = BudgetConfig()
@@ -176,6 +216,8 @@ class Settings(Shared):
 
     staging: StagingConfig = StagingConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    history: HistoryConfig = HistoryConfig()
+    alerts: AlertsConfig = AlertsConfig()
     tenants: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Raw overrides by tenant; `tenant()` resolves one."""
 

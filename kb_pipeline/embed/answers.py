@@ -42,10 +42,18 @@ def read_answer(content: bytes, *, count: int, dims: int, normalize: bool) -> An
 
     try:
         body: Any = from_json(content, cache_strings=False)
+    except ValueError as error:
+        raise SpoiltAnswer(f"the answer is cut off: {_first_line(error)}") from error
+    return read_body(body, count=count, dims=dims, normalize=normalize)
+
+
+def read_body(body: Any, *, count: int, dims: int, normalize: bool) -> Answer:
+    """The same, of a body that is parsed already."""
+    try:
         items: list[Any] = body["data"]
         rows = [(item.get("index", place), item["embedding"]) for place, item in enumerate(items)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SpoiltAnswer(f"the answer is cut off or not an embeddings response: {_first_line(error)}") from error
+        raise SpoiltAnswer(f"the answer is not an embeddings response: {_first_line(error)}") from error
     vectors = np.zeros((count, dims), np.float32)
     seen = np.zeros(count, np.bool_)
     doubtful: set[int] = set()

@@ -7,7 +7,6 @@ from kb_pipeline.embed.registry import resolve_spec
 from kb_pipeline.index.params import exact_below_rows, resolve_params
 from kb_pipeline.planner.model import Desired
 
-
 MAX_NEIGHBOURS = 128
 """HNSW indexes of other tenants in a partition above which a tenant stays exact: planning a search takes about 12 us
 for each index of the partition (975 ms with 82,795, hindsight #4615), and it is to stay under 2 ms with both slots full.

@@ -74,8 +74,12 @@ def distances(desired: Desired, actual: Actual) -> list[Distance]:
         )
         same = live.params == desired.index
         found.append(
-            line("parameters", f"built as configured ({_params(desired)})" if same
-                 else f"built with {live.params}, configured {_params(desired)}")  # fmt: skip
+            line(
+                "parameters",
+                f"built as configured ({_params(desired)})"
+                if same
+                else f"built with {live.params}, configured {_params(desired)}",
+            )  # fmt: skip
         )
     found.append(line("quality", _quality(desired, actual)))
     return sorted(found, key=lambda each: not each.fires)

@@ -76,7 +76,7 @@ def quality(facts: QualityFacts | None, recall_floor: float) -> Trigger | None:
     recalls, p95s = bad_recall(last, recall_floor), bad_p95(last, facts.at_promotion)
     if not (recalls or p95s) or (facts.made_for == "quality" and not gained(facts)):
         return None
-    said = []
+    said: list[str] = []
     numbers: list[tuple[str, float]] = []
     if recalls:
         said.append(f"recall@10 was {', '.join(f'{value:.4f}' for value in recalls)}, the floor is {recall_floor:g}")

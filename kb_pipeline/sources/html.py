@@ -108,11 +108,9 @@ def _block(element: Any, tag: str, depth: int) -> Iterator[str]:
             fence = "````" if "```" in text else "```"
             yield f"{fence}\n{text}\n{fence}"
     elif tag in ("ul", "ol"):
-        items = [_item(item, "1. " if tag == "ol" else "- ", depth) for item in element if item.tag == "li"]
-        if any(items):
-            yield "\n".join(item for item in items if item)
-        else:
-            yield from _blocks(element, depth)
+        marker = "1. " if tag == "ol" else "- "
+        items = [_item(item, marker if item.tag == "li" else "", depth) for item in element if item.tag not in DROPPED]
+        yield from ("\n".join(item for item in items if item),) if any(items) else ()
     elif tag == "table":
         yield from _table(element, depth)
     elif tag == "blockquote":
@@ -136,7 +134,8 @@ def _table(table: Any, depth: int) -> Iterator[str]:
     if caption is not None:
         yield from _blocks(caption, depth)
     rows: list[list[str]] = []
-    for row in table.iter("tr"):
+    direct = [row for part in table.iterchildren("thead", "tbody", "tfoot", "tr") for row in _rows(part)]
+    for row in direct:
         cells = [" ".join(_blocks(cell, depth)).replace("\n", " ").replace("|", "\\|") for cell in row.iterchildren("td", "th")]
         if any(cells):
             rows.append(cells)
@@ -148,3 +147,7 @@ def _table(table: Any, depth: int) -> Iterator[str]:
         return
     lines = [f"| {' | '.join([*row, *[''] * (width - len(row))])} |" for row in rows]
     yield "\n".join([lines[0], "|" + " --- |" * width, *lines[1:]])
+
+
+def _rows(part: Any) -> list[Any]:
+    return [part] if part.tag == "tr" else list(part.iterchildren("tr"))

@@ -27,8 +27,12 @@ class JsonLinesSource:
 
     def list(self) -> Iterator[SourceItem | RefusedItem]:
         """Records in file order; broken lines and repeated ids are refused, the others go on."""
+        with self._open() as file:
+            yield from self._listed(file)
+
+    def _listed(self, file: BinaryIO) -> Iterator[SourceItem | RefusedItem]:
         seen: set[bytes] = set()
-        for number, offset, line in self._lines(self._open(), 0):
+        for number, offset, line in self._lines(file, 0):
             if not line.strip():
                 continue
             where = f"line {number}"
@@ -64,6 +68,10 @@ class JsonLinesSource:
                     self._next = offset + len(line)
                     return record_document(self.uri, _record(line), item.state)
         return self._changed(item)
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def _changed(self, item: SourceItem) -> SourceDocument:
         """The record as it is now, when its line was edited after it was listed."""

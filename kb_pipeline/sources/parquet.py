@@ -65,21 +65,19 @@ class ParquetSource:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        try:
-            file = pq.ParquetFile(self.opener())
-        except (OSError, pa.ArrowException) as error:
-            raise SourceError(f"the source {self.uri} is not a readable Parquet file: {error}") from error
-        names = set(file.schema_arrow.names)
-        if "text" not in names or not names & {"id", "_id"}:
-            raise SourceError(f"{self.uri} has the columns {sorted(names)}; `id` (or `_id`) and `text` are needed")
         number = 0
         try:
-            for batch in file.iter_batches(batch_size=ROWS):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
+            with self.opener() as handle:
+                file = pq.ParquetFile(handle)
+                names = set(file.schema_arrow.names)
+                if "text" not in names or not names & {"id", "_id"}:
+                    raise SourceError(f"{self.uri} has the columns {sorted(names)}; `id` (or `_id`) and `text` are needed")
+                for batch in file.iter_batches(batch_size=ROWS):
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield number, row
         except (OSError, pa.ArrowException) as error:
-            raise SourceError(f"{self.uri} cannot be read after row {number}: {error}") from error
+            raise SourceError(f"the Parquet file {self.uri} cannot be read after row {number}: {error}") from error
 
 
 def _state(row: dict[str, Any]) -> dict[str, Any]:

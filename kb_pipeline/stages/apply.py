@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from kb_pipeline.errors import MissingChunks
 from kb_pipeline.stages.context import StageContext
-from kb_pipeline.stages.documents import tried_with
+from kb_pipeline.stages.quarantine import tried_with
 from kb_pipeline.stages.staged import StagedBatch, from_arrow
 from kb_pipeline.store.contents import lacking
 from kb_pipeline.store.dead_letters import DeadLetter, put_dead_letters

@@ -23,6 +23,7 @@ from kb_pipeline.planner.diff import (
 )
 from kb_pipeline.sources.model import RefusedItem, Source, SourceDocument, SourceItem
 from kb_pipeline.stages.context import StageContext
+from kb_pipeline.stages.quarantine import Quarantine, bad_id, tried_with
 from kb_pipeline.stages.staged import RowBuffer, manifest_schema
 from kb_pipeline.staging import OutputWriter
 from kb_pipeline.store.dead_letters import (
@@ -44,8 +45,6 @@ log = logging.getLogger(__name__)
 
 ASSET = "documents"
 ALLOW_FLAG = "--allow-mass-delete (in the UI: run configuration `allow_mass_delete: true`)"
-LONGEST_ID = 1024
-"""Bytes of a document id; a key of Postgres ends at 2,704."""
 _AT_ONCE = 500
 """Documents whose metadata are compared by one statement."""
 
@@ -162,41 +161,12 @@ def scan_source(
     return summary, scan
 
 
-def tried_with(ctx: StageContext) -> str:
-    """The chunker and embedder of the configuration; what one of them refused, another tries again."""
-    from kb_pipeline.embed.registry import resolve_spec
-
-    chunking = ctx.tenant.chunking
-    return f"{chunking.max_tokens}:{chunking.overlap_tokens}:{resolve_spec(ctx.tenant.embedder).hash().hex()[:16]}"
-
-
 def text_sha256(document: SourceDocument) -> bytes:
     """SHA-256 of the text without its front matter: equal when only metadata was edited."""
     from kb_pipeline.sources.frontmatter import body_start
 
     start = body_start(document.text) if document.format.startswith(("markdown", "mdx")) else 0
     return sha256(document.text[start:].encode("utf-8", "surrogatepass")).digest()
-
-
-class Quarantine:
-    """The dead letters there are, and which of them still hold."""
-
-    def __init__(self, letters: list[DeadLetter], tried: str) -> None:
-        self.doc_ids = {letter.doc_id for letter in letters}
-        self.reasons: Counter[str] = Counter()
-        self._refused = {
-            (letter.doc_id, letter.content_sha256): letter.reason
-            for letter in letters
-            if letter.stage == "embeddings" and letter.tried_with == tried and letter.retry_asked_at is None
-        }
-
-    def holds(self, doc_id: str, content_sha256: bytes) -> bool:
-        """Whether the provider refused these bytes before, and nothing says to try again."""
-        reason = self._refused.get((doc_id, content_sha256))
-        if reason is None:
-            return False
-        self.reasons[reason] += 1
-        return True
 
 
 def _changes(
@@ -210,7 +180,7 @@ def _changes(
         if isinstance(item, RefusedItem):
             _refuse(scan, quarantine, item, item.reason, item.detail)
             continue
-        if reason := _bad_id(doc_id) or _bad_id(item.uri, longest=None):
+        if reason := bad_id(doc_id) or bad_id(item.uri, longest=None):
             _refuse(scan, quarantine, item, "bad-id", reason)
             continue
         scan.seen.add(doc_id)
@@ -308,16 +278,6 @@ def _refuse(scan: Scan, quarantine: Quarantine, item: SourceItem | RefusedItem, 
     quarantine.reasons[reason] += 1
     scan.letters.append(DeadLetter(ASSET, item.doc_id, reason, detail, uri=item.uri))
     log.warning("%s refused: %s: %s", item.doc_id[:200], reason, detail)
-
-
-def _bad_id(doc_id: str, *, longest: int | None = LONGEST_ID) -> str | None:
-    try:
-        length = len(doc_id.encode())
-    except UnicodeEncodeError:
-        return "the id or address (the file's name) is not valid UTF-8: rename it"
-    if not doc_id or "\x00" in doc_id:
-        return "the id is empty or holds a NUL character"
-    return f"the id is {length} bytes long; the most is {longest}" if longest and length > longest else None
 
 
 class _NoCounter:

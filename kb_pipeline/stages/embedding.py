@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kb_pipeline.embed.lane import Finished, Pending, Refused
-from kb_pipeline.embed.lane import Progress as LaneProgress
 from kb_pipeline.fingerprint import embedded_text
-from kb_pipeline.stages.context import StageContext, TaskHandle
-from kb_pipeline.stages.documents import tried_with
+from kb_pipeline.migrate.watch import watched
+from kb_pipeline.stages.carry import Carrier
+from kb_pipeline.stages.context import StageContext
 from kb_pipeline.stages.purse import Purse
+from kb_pipeline.stages.quarantine import tried_with
 from kb_pipeline.stages.staged import StagedBatch, from_arrow
-from kb_pipeline.stages.wanted import Space, Wanted, embedder_config
+from kb_pipeline.stages.wanted import Space, Wanted
 from kb_pipeline.store.contents import (
     Content,
     Target,
     count_lacking,
     fill_by_cast,
     lacking,
-    sample_vectors,
     texts_lacking,
     write_new,
     write_vectors,
@@ -48,6 +47,14 @@ COMMIT_LEAST = 50
 """A back-fill commits a fiftieth of the tenant's rows at once, and at least so many."""
 
 
+@dataclass(slots=True)
+class Known:
+    """Chunks of new and changed documents whose text had a vector, or stands there more than once."""
+
+    chunks: int = 0
+    tokens: int = 0
+
+
 class Embedding:
     """The embedding half of a run. Every finished batch is committed at once, with what it cost."""
 
@@ -66,10 +73,17 @@ class Embedding:
         }
         """Texts that were refused, now or before; they are not sent again until a retry is asked."""
         self._stored_rows = 0
-        self.texts = 0
+        self._known = Known()
+        self.known: dict[str, Known] = {}
+        """What fingerprints saved in the change set, by model."""
+        self.carrier = Carrier(ctx, conn, purse)
         self.backfilled = 0
         self.cast_rows = 0
-        self.seconds = 0.0
+
+    @property
+    def texts(self) -> int:
+        """Texts the embedder was given and answered."""
+        return self.carrier.done.texts
 
     def cast(self) -> None:
         """Fill versions that differ from another in column type or normalisation only: no text is sent for them."""
@@ -87,6 +101,7 @@ class Embedding:
         total = change_set.summary.get("texts_to_embed", 0) - change_set.summary.get("backfill_texts", 0)
         for space in self._wanted.spaces:
             if space.required:
+                self._known = self.known[space.spec.model] = Known()
                 self._run(space, self._new_texts(space, change_set), self._keep_new, "embeddings", total)
 
     def backfill(self) -> None:
@@ -94,7 +109,13 @@ class Embedding:
         self._stored_rows = count_lacking(self._conn, self._ctx.tenant_id, [])[0]
         for space in self._wanted.spaces:
             before = self.texts
-            self._run(space, self._stored_texts(space), self._keep_stored, "back-fill", None)
+            total = count_lacking(self._conn, self._ctx.tenant_id, [space.versions[0].version])[0]
+            texts = self._stored_texts(space)
+            if not space.required:
+                limit = self._ctx.tenant.migration.texts_per_minute
+                target = self._wanted.desired
+                texts = watched(self._conn, self._ctx.tenant_id, target, texts, total=total, per_minute=limit)
+            self._run(space, texts, self._keep_stored, "back-fill", total)
             self.backfilled += self.texts - before
 
     def _run(
@@ -105,38 +126,26 @@ class Embedding:
         name: str,
         total: int | None,
     ) -> None:
-        first = next(texts, None)
-        if first is None:
-            return
-        from kb_pipeline.embed.registry import make_embedder, make_lane
-
-        config = embedder_config(self._ctx.tenant.embedder, space.spec)
-        leader = space.versions[0].version
-        lane = make_lane(
-            config, make_embedder(config), samples=lambda: sample_vectors(self._conn, self._ctx.tenant_id, leader)
-        )
-        task = self._ctx.progress.task(f"{name} ({space.spec.model})", total, "texts")
-        started = time.perf_counter()
-
-        def finished(batch: Finished) -> None:
-            keep(space, batch)
-            self.texts += len(batch.fingerprints)
-            for fingerprint in batch.fingerprints:
-                self._in_flight.pop(fingerprint, None)
-            task.advance(len(batch.fingerprints))
-
         try:
-            lane.run(
-                chain([first], texts),
-                on_batch=finished,
-                on_refused=self._refuse,
-                on_progress=lambda now: _show(task, now, self._purse),
-                admit=lambda batch: self._purse.admit(space.spec, batch),
+            self.carrier.carry(
+                space,
+                texts,
+                keep=lambda batch: self._kept(space, batch, keep),
+                refuse=self._refuse,
+                skip=self._forget,
+                name=name,
+                total=total,
             )
         finally:
-            self.seconds += time.perf_counter() - started
             self._in_flight.clear()
-            task.done()
+
+    def _kept(self, space: Space, batch: Finished, keep: Callable[[Space, Finished], None]) -> None:
+        keep(space, batch)
+        self._forget(batch.fingerprints)
+
+    def _forget(self, fingerprints: Sequence[bytes]) -> None:
+        for fingerprint in fingerprints:
+            self._in_flight.pop(fingerprint, None)
 
     def _new_texts(self, space: Space, change_set: StageOutput) -> Iterator[Pending]:
         leader = space.versions[0].version
@@ -148,6 +157,8 @@ class Embedding:
             known = set(self._in_flight)
             need = lacking(self._conn, self._ctx.tenant_id, list(places), [leader]) - known
             chosen = [(fingerprint, place) for fingerprint, place in places.items() if fingerprint in need]
+            self._known.chunks -= len(chosen)
+            self._known.tokens -= sum(batch.chunks.tokens[at] for _, (at, _) in chosen)
             for fingerprint, (at, document) in chosen:
                 row = batch.documents[document]
                 chunks = batch.chunks
@@ -166,6 +177,8 @@ class Embedding:
             fingerprints = batch.chunks.fingerprint[first:last]
             if self.refused and not self.refused.keys().isdisjoint(fingerprints):
                 continue
+            self._known.chunks += last - first
+            self._known.tokens += sum(batch.chunks.tokens[first:last])
             for at, fingerprint in enumerate(fingerprints, first):
                 places.setdefault(fingerprint, (at, document))
         return places
@@ -225,16 +238,3 @@ def _target(version: Version) -> Target:
 
 def _pending(content: Content, doc_id: str, ordinal: int) -> Pending:
     return Pending(content.fingerprint, embedded_text(content.context, content.body), content.tokens, doc_id, ordinal)
-
-
-def _show(task: TaskHandle, now: LaneProgress, purse: Purse) -> None:
-    facts: dict[str, object] = {"tokens": now.tokens}
-    if purse.spent_usd:
-        facts["usd"] = f"{purse.spent_usd:.4f}"
-    if now.retries:
-        facts["retries"] = now.retries
-    if now.breaker != "closed":
-        facts["breaker"] = now.breaker
-    if now.waiting:
-        facts["waiting"] = now.waiting
-    task.advance(0, **facts)

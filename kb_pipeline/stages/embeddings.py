@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from kb_pipeline.errors import BudgetExceeded, KbError, MissingChunks, ProviderUnavailable
+from kb_pipeline.embed.lanes import lane_for
+from kb_pipeline.embed.prices import BATCH_FACTOR
+from kb_pipeline.errors import BatchesPending, BudgetExceeded, KbError, MissingChunks, ProviderUnavailable
 from kb_pipeline.stages.apply import apply_change_set
 from kb_pipeline.stages.context import StageContext
 from kb_pipeline.stages.embedding import Embedding
 from kb_pipeline.stages.purse import Purse
-from kb_pipeline.stages.wanted import wanted_versions
+from kb_pipeline.stages.wanted import Wanted, usd, wanted_versions
+from kb_pipeline.store.bank import has_vectors, space_key
+from kb_pipeline.store.batches import open_jobs
 from kb_pipeline.store.contents import settle_contents, unproven_chunks
 from kb_pipeline.store.dead_letters import count_dead_letters
 from kb_pipeline.store.spend import spent
@@ -46,6 +50,21 @@ class EmbeddingsSummary:
     requests: int = 0
     retries: int = 0
     texts_per_second: float = 0.0
+    throttled: int = 0
+    """Requests answered 429."""
+    paid_again: int = 0
+    """Texts sent again although they may have been billed: answers lost or spoilt, and what was on its way when an
+    earlier run was killed."""
+    reused_vectors: int = 0
+    """Vectors that were here already: imported, collected from batch jobs, or shared by another tenant."""
+    breaker: str = "closed"
+    """Circuit breaker of the endpoint that was asked last: closed, open or half-open."""
+    breaker_opened: int = 0
+    """How often a circuit breaker opened."""
+    peak_concurrency: int = 0
+    """Most requests that were under way at once."""
+    endpoints: dict[str, str] = field(default_factory=dict[str, str])
+    """Each endpoint and what became of it: used, standby, or refused and why."""
     documents_committed: int = 0
     documents_deleted: int = 0
     documents_waiting: int = 0
@@ -64,10 +83,10 @@ class EmbeddingsSummary:
 def run(ctx: StageContext, *, max_cost: float | None = None) -> EmbeddingsSummary:
     """Embed what lacks a vector in any version that should exist, then apply the change set's documents.
 
-    Each finished batch is committed at once, so a crash pays for the batches in flight only. Raises `BudgetExceeded`
-    and `ProviderUnavailable` after committing every document that is complete, `MissingChunks` when Postgres shows a
-    content without a vector that no dead letter explains, `StaleStage` when the change set does not follow from the
-    present state.
+    Each finished batch is committed at once, so a crash pays for the batches in flight only. Raises `BudgetExceeded`,
+    `ProviderUnavailable` and (texts are with batch jobs) `BatchesPending` after committing every document that is
+    complete, `MissingChunks` when Postgres shows a content without a vector that no dead letter explains, `StaleStage`
+    when the change set does not follow from the present state.
     """
     started = time.perf_counter()
     with ctx.db.connect("writer", ctx.tenant_id, autocommit=True) as conn:
@@ -76,25 +95,37 @@ def run(ctx: StageContext, *, max_cost: float | None = None) -> EmbeddingsSummar
             ctx.db, ctx.tenant_id, wanted_versions(conn, ctx.tenant_id, ctx.tenant.embedder).desired
         )
         wanted = wanted_versions(conn, ctx.tenant_id, ctx.tenant.embedder)
+        interrupted = is_unsettled(conn, ctx.tenant_id)
         purse = Purse(ctx, conn, max_cost=max_cost)
         embedding = Embedding(ctx, conn, wanted, purse)
-        interrupted = is_unsettled(conn, ctx.tenant_id)
+        done, batches = embedding.carrier.done, embedding.carrier.batches
         stopped: KbError | None = None
         try:
-            purse.require(change_set.summary.get("cost_usd", 0.0))
+            batches.settle()
+            purse.look_again()
+            _require_budget(ctx, conn, purse, wanted, change_set.summary)
             embedding.cast()
             embedding.embed_change_set(change_set)
-        except (BudgetExceeded, ProviderUnavailable) as error:
+            if done.waiting:
+                batches.require_done()
+        except (BudgetExceeded, ProviderUnavailable, BatchesPending) as error:
             stopped = error
             log.warning("stopped: %s; documents that are complete are committed", error)
         applied = apply_change_set(ctx, conn, change_set, wanted.required, embedding.refused, whole=stopped is None)
         if stopped is not None:
             raise stopped
         _settle(conn, ctx.tenant_id, change_set, strays=interrupted or applied.waiting > 0)
+        for space in wanted.spaces:
+            known = embedding.known.pop(space.spec.model, None)
+            if known is not None:
+                saved_usd = usd(ctx.tenant.embedder, space.spec, known.tokens)
+                purse.save(space.spec.model, saved_usd, texts=known.chunks, tokens=known.tokens)
         embedding.backfill()
+        batches.require_done()
         missing = _prove(conn, ctx.tenant_id, [number for space in wanted.spaces for number in space.numbers])
         if not missing:
             set_tenant_version(conn, ctx.tenant_id, version.version, "complete", only_from="backfilling")
+        purse.sent_again(version.spec.model, done.paid_again)
         total = spent(conn, ctx.tenant_id, run_id=ctx.run_id)
         letters = count_dead_letters(conn, ctx.tenant_id)
     seconds = time.perf_counter() - started
@@ -107,7 +138,14 @@ def run(ctx: StageContext, *, max_cost: float | None = None) -> EmbeddingsSummar
         usd=total.usd,
         requests=total.requests,
         retries=total.retries,
-        texts_per_second=embedding.texts / embedding.seconds if embedding.seconds else 0.0,
+        texts_per_second=done.texts / done.seconds if done.seconds else 0.0,
+        throttled=done.throttled,
+        paid_again=done.paid_again,
+        reused_vectors=done.reused,
+        breaker=done.breaker,
+        breaker_opened=done.breaker_opened,
+        peak_concurrency=done.peak_concurrency,
+        endpoints=done.endpoints,
         documents_committed=applied.written,
         documents_deleted=applied.deleted,
         documents_waiting=applied.waiting,
@@ -117,6 +155,23 @@ def run(ctx: StageContext, *, max_cost: float | None = None) -> EmbeddingsSummar
         missing=missing,
         seconds=seconds,
     )
+
+
+def _require_budget(
+    ctx: StageContext, conn: Connection[TupleRow], purse: Purse, wanted: Wanted, summary: dict[str, Any]
+) -> None:
+    """Refuse to start when everything would cost too much. Where part of it is here or paid for already, only what is
+    sent is counted, batch by batch.
+    """
+    texts = summary.get("texts_to_embed", 0)
+    if not texts:
+        return
+    supplied = ctx.tenant.embedder.share_across_tenants or any(
+        has_vectors(conn, ctx.tenant_id, space_key(space.spec)) for space in wanted.spaces
+    )
+    part = BATCH_FACTOR if lane_for(ctx.tenant.embedder, texts) == "batch" else 1.0
+    estimate = 0.0 if supplied or open_jobs(conn, ctx.tenant_id) else summary.get("cost_usd", 0.0) * part
+    purse.require(estimate, price_known=summary.get("price_known", True))
 
 
 def _settle(conn: Connection[TupleRow], tenant_id: str, change_set: StageOutput, *, strays: bool) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kb_pipeline.config.schema import EmbedderConfig
+from kb_pipeline.embed.prices import LaneName
 from kb_pipeline.embed.protocol import EmbedderSpec
 from kb_pipeline.store.versions import Version, find_version, read_version, served_versions
 
@@ -100,11 +101,11 @@ def embedder_config(config: EmbedderConfig, spec: EmbedderSpec) -> EmbedderConfi
     return EmbedderConfig.model_validate({**identity, "max_concurrency": config.max_concurrency})
 
 
-def usd(config: EmbedderConfig, spec: EmbedderSpec, tokens: int) -> float:
-    """What so many tokens cost in the sync lane; 0 for a model whose price nobody knows."""
+def usd(config: EmbedderConfig, spec: EmbedderSpec, tokens: int, *, lane: LaneName = "sync") -> float:
+    """What so many tokens cost; 0 for a model whose price nobody knows."""
     from kb_pipeline.embed.prices import price
 
-    known = price(spec.model, override=embedder_config(config, spec).usd_per_million_tokens)
+    known = price(spec.model, lane=lane, override=embedder_config(config, spec).usd_per_million_tokens)
     return known.usd(tokens) if known else 0.0
 
 

@@ -162,6 +162,18 @@ def mark_dropped(conn: Connection[TupleRow], tenant_id: str, build_id: int) -> b
         return True
 
 
+def note_refusal(conn: Connection[TupleRow], tenant_id: str, build_id: int, eval_id: int) -> bool:
+    """Writes down that a person was told of this eval run's refusal; False when that was done before."""
+    return (
+        conn.execute(
+            "UPDATE kb.builds SET detail = detail || jsonb_build_object('refusal_told', %(e)s::bigint) WHERE tenant_id "
+            "= %(t)s AND build_id = %(b)s AND (detail ->> 'refusal_told')::bigint IS DISTINCT FROM %(e)s",
+            {"t": tenant_id, "b": build_id, "e": eval_id},
+        ).rowcount
+        > 0
+    )
+
+
 def unfinished_builds(conn: Connection[TupleRow]) -> list[tuple[int, str]]:
     """(number, tenant) of builds of all tenants that are `building`."""
     rows = conn.execute("SELECT build_id, tenant_id FROM kb.builds WHERE state = 'building' ORDER BY build_id")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -266,12 +266,3 @@ def _adopt(conn: Connection[TupleRow], tenant_id: str, fingerprints: Sequence[by
             "AND orphaned_at IS NOT NULL",
             (tenant_id, list(fingerprints)),
         )
-
-
-def all_doc_ids(conn: Connection[TupleRow], tenant_id: str) -> Iterator[str]:
-    """Ids of the indexed documents, in order."""
-    with conn.transaction(), conn.cursor("all_doc_ids") as cursor:
-        cursor.itersize = 10_000
-        cursor.execute("SELECT doc_id FROM kb.documents WHERE tenant_id = %s ORDER BY doc_id", (tenant_id,))
-        for row in cursor:
-            yield row[0]

@@ -64,8 +64,14 @@ def build_row(conn: Connection[TupleRow], tenant_id: str, build_id: int) -> Buil
 
 
 def newest_candidate(conn: Connection[TupleRow], tenant_id: str) -> BuildRow | None:
-    """The candidate that waits to be measured or promoted, if any."""
-    query = _BUILD + " AND b.state = 'candidate' ORDER BY b.build_id DESC LIMIT 1"
+    """The candidate that waits to be measured or promoted, if any. One that was refused, or is older than what is live,
+    waits for nothing; while nothing is live, it is measured again."""
+    query = (
+        _BUILD + " AND b.state = 'candidate' AND NOT EXISTS (SELECT FROM kb.live l WHERE l.tenant_id = b.tenant_id "
+        "AND (l.build_id > b.build_id OR (SELECT r.decision FROM kb.reviews r WHERE r.tenant_id = b.tenant_id "
+        "AND r.build_id = b.build_id ORDER BY r.review_id DESC LIMIT 1) = 'rejected' OR (SELECT e.verdict FROM kb.eval_runs e WHERE e.tenant_id = b.tenant_id "
+        "AND e.build_id = b.build_id ORDER BY e.eval_id DESC LIMIT 1) = 'fail')) ORDER BY b.build_id DESC LIMIT 1"
+    )
     row = conn.execute(sql.SQL(query), (tenant_id,)).fetchone()
     return BuildRow(*row) if row else None
 

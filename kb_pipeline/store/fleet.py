@@ -43,7 +43,7 @@ WITH over AS (
 )
 SELECT o.tenant_id, o.contents, o.inserted_total, o.deleted_total, o.version, o.build_id, o.previous_version,
        o.previous_build_id, o.detail ->> 'trigger', o.detail -> 'numbers', p.recall, p.p95_ms,
-       ARRAY(SELECT ROW(e.recall, e.p95_ms) FROM kb.eval_runs e WHERE e.tenant_id = o.tenant_id
+       ARRAY(SELECT ARRAY[e.recall, e.p95_ms] FROM kb.eval_runs e WHERE e.tenant_id = o.tenant_id
               AND e.build_id = o.build_id AND e.created_at >= o.promoted_at AND e.eval_id > coalesce(o.eval_id, 0)
               ORDER BY e.eval_id DESC LIMIT %(runs)s),
        (SELECT v.embedder FROM kb.embedding_versions v WHERE v.version = o.version),

@@ -35,6 +35,17 @@ def tenant_lock(db: Database, tenant_id: str, *, wait_s: float | None) -> Genera
         yield
 
 
+def awaited(conn: psycopg.Connection[Any], tenant_id: str) -> bool:
+    """Whether somebody waits for the tenant's lock: long work that can be taken up again gives way."""
+    row = conn.execute(
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 "
+        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+        "AND classid::bigint = (%(key)s::bigint >> 32) & 4294967295 AND objid::bigint = %(key)s::bigint & 4294967295)",
+        {"key": _waiting_key(f"tenant:{tenant_id}")},
+    ).fetchone()
+    return bool(row and row[0])
+
+
 @contextmanager
 def build_lock(db: Database, *, wait_s: float | None = None) -> Generator[None]:
     """One index build or column change at a time in this database: concurrent builds wait for each other anyway.
@@ -47,20 +58,35 @@ def build_lock(db: Database, *, wait_s: float | None = None) -> Generator[None]:
 
 @contextmanager
 def _lock(db: Database, name: str, what: str, wait_s: float | None) -> Generator[None]:
-    key = int.from_bytes(sha256(b"kb:" + name.encode()).digest()[:8], "big", signed=True)
+    key = _key(name)
     deadline = None if wait_s is None else time.monotonic() + wait_s
     with db.connect("owner", autocommit=True) as connection:
         # A managed server may close idle sessions, and the lock with them. The holder is looked up as the login user,
         # who may see its other sessions.
         connection.execute("SELECT set_config('idle_session_timeout', '0', false), set_config('role', 'none', false)")
+        announced = False
         while not _taken(connection, key):
+            if not announced and wait_s != 0:
+                connection.execute("SELECT pg_try_advisory_lock_shared(%s)", (_waiting_key(name),))
+                announced = True
             if deadline is not None and time.monotonic() >= deadline:
                 raise TenantBusy(f"{what} is held by {_holder(connection, key)}; run again when it is done")
             time.sleep(_POLL_S)
+        if announced:
+            connection.execute("SELECT pg_advisory_unlock_shared(%s)", (_waiting_key(name),))
         try:
             yield
         finally:
             _let_go(connection, key, what)
+
+
+def _key(name: str) -> int:
+    return int.from_bytes(sha256(b"kb:" + name.encode()).digest()[:8], "big", signed=True)
+
+
+def _waiting_key(name: str) -> int:
+    """Of the shared lock that those hold who wait for `name`."""
+    return _key(f"waiting:{name}")
 
 
 def _let_go(connection: psycopg.Connection[Any], key: int, what: str) -> None:

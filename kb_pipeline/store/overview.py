@@ -10,6 +10,7 @@ from psycopg.rows import TupleRow, dict_row
 
 from kb_pipeline.store.eval_runs import newest_eval_run
 from kb_pipeline.store.live import read_live
+from kb_pipeline.store.reviews import waiting_builds
 from kb_pipeline.store.status import tenant_status
 
 
@@ -17,10 +18,12 @@ def overview(conn: Connection[TupleRow], tenant_id: str) -> dict[str, Any]:
     """One tenant as `kb status --json` shows it: counts, what is live, builds that still exist, the last eval run."""
     live = read_live(conn, tenant_id)
     evaluated = newest_eval_run(conn, tenant_id)
+    waiting = waiting_builds(conn, tenant_id)
     return {
         **asdict(tenant_status(conn, tenant_id)),
         "live": asdict(live) if live else None,
         "builds": [build for build in build_rows(conn, tenant_id) if build["state"] not in ("dropped", "failed")],
+        "waiting": asdict(waiting[0]) if waiting else None,
         "last_eval": None
         if evaluated is None
         else {

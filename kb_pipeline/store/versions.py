@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from psycopg import Connection, sql
 from psycopg.errors import LockNotAvailable
@@ -89,19 +89,24 @@ def ensure_version(db: Database, tenant_id: str, spec: EmbedderSpec) -> Version:
     from kb_pipeline.store.locks import build_lock
 
     with db.connect("owner", autocommit=True) as conn:
-        version = find_version(conn, spec)
-        if version is None:
-            with build_lock(db):
-                version = find_version(conn, spec)
-                if version is None:
-                    version = alter_columns(conn, lambda: _create(conn, spec))
-                    log.info("embedding version v%d: %s/%s, %d dims as %s", version, *_described(spec))
-        conn.execute(
-            "INSERT INTO kb.tenant_versions AS t (tenant_id, version, state) VALUES (%s, %s, 'backfilling') "
-            "ON CONFLICT (tenant_id, version) DO UPDATE SET state = 'backfilling', changed_at = now() WHERE "
-            "t.state = 'retired'",
-            (tenant_id, version),
-        )
+        while True:
+            version = find_version(conn, spec)
+            if version is None:
+                with build_lock(db):
+                    version = find_version(conn, spec)
+                    if version is None:
+                        version = alter_columns(conn, lambda: _create(conn, spec))
+                        log.info("embedding version v%d: %s/%s, %d dims as %s", version, *_described(spec))
+            # The shared row lock excludes the transaction that drops a column to which nobody refers.
+            conn.execute(
+                "INSERT INTO kb.tenant_versions AS t (tenant_id, version, state) SELECT %s, version, 'backfilling' "
+                "FROM (SELECT version FROM kb.embedding_versions WHERE version = %s AND column_state = 'present' "
+                "FOR SHARE) v ON CONFLICT (tenant_id, version) DO UPDATE SET state = 'backfilling', "
+                "changed_at = now() WHERE t.state = 'retired'",
+                (tenant_id, version),
+            )
+            if find_version(conn, spec) == version:
+                break
     return Version(version, spec)
 
 
@@ -172,14 +177,6 @@ def set_tenant_version(
     )
 
 
-def tenant_versions(conn: Connection[TupleRow], tenant_id: str) -> dict[int, VersionState]:
-    """State of each version the tenant has a part in."""
-    rows: list[Any] = conn.execute(
-        "SELECT version, state FROM kb.tenant_versions WHERE tenant_id = %s", (tenant_id,)
-    ).fetchall()
-    return dict(rows)
-
-
 def _described(spec: EmbedderSpec) -> tuple[str, str, int, str]:
     return spec.provider, spec.model, spec.dims, spec.storage
 
@@ -187,8 +184,8 @@ def _described(spec: EmbedderSpec) -> tuple[str, str, int, str]:
 def _stays_in_row(conn: Connection[TupleRow], spec: EmbedderSpec) -> bool:
     """Whether the vectors lie in the table itself: short ones, of the first column only.
 
-    Such a tenant is searched exactly up to some thousands of rows, four times faster than out of TOAST. A second vector in
-    the row would leave no room for HOT updates (migration 0003 has the figures).
+    Exact search reads them four times faster there than out of TOAST. A second vector in the row would leave no room
+    for HOT updates (migration 0003 has the figures).
     """
     if spec.dims * (2 if spec.storage == "halfvec" else 4) > IN_ROW_BYTES:
         return False

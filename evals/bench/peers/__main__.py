@@ -52,7 +52,9 @@ def peer_python(name: str, venvs: Path) -> Path:
         print(f"making the virtual environment of {name} ...", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "-r", str(requirements)]
-        subprocess.run(install, check=True)
+        installed = subprocess.run(install, capture_output=True, text=True, check=False)
+        if installed.returncode:
+            raise SystemExit(f"{name}: pip could not install {requirements}:\n{installed.stderr[-2000:]}")
         done.touch()
     return folder / "bin" / "python"
 

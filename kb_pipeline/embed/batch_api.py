@@ -1,0 +1,192 @@
+"""The provider's Batch API: files up, jobs on, results down. What was done before a crash is found again by its key."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kb_pipeline.config.schema import EmbedderConfig
+from kb_pipeline.embed.faults import Fault, Kind, understand
+from kb_pipeline.embed.openai import access
+from kb_pipeline.errors import EmbedderError, ProviderUnavailable
+
+if TYPE_CHECKING:
+    import openai
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+KEY_FIELD = "kb_job"
+ENDED = ("completed", "failed", "expired", "cancelled")
+"""States in which the provider does nothing more for a job."""
+_ATTEMPTS = 5
+_CLOCKS_DIFFER_S = 6 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """A job as the provider tells of it."""
+
+    batch_id: str
+    status: str
+    output_file_id: str | None
+    error_file_id: str | None
+    detail: str
+    """Why it failed; empty when it did not."""
+
+
+class BatchApi:
+    """One model's jobs at one provider. Retries a few times, then raises `ProviderUnavailable`."""
+
+    def __init__(self, config: EmbedderConfig, model: str) -> None:
+        self._config = config
+        self._model = model
+        self._access = access(config)
+
+    @cached_property
+    def _client(self) -> openai.OpenAI:
+        import openai
+
+        return openai.OpenAI(
+            api_key=self._access.key,
+            base_url=self._access.base_url,
+            max_retries=0,
+            timeout=max(self._config.request_timeout_s, 60.0),
+        )
+
+    def find_file(self, key: str, *, since: float) -> str | None:
+        """Id of the uploaded file of this key, if there is one; `since`: Unix time before which nobody uploaded it."""
+
+        def look() -> str | None:
+            return _first(
+                self._client.files.list(purpose="batch", order="desc"), since, lambda one: one.filename == _name(key)
+            )
+
+        return self._call(look)
+
+    def upload(self, path: Path, key: str, *, since: float) -> str:
+        """Upload the requests; the file's id. A file whose answer was lost is found, not sent again."""
+
+        def send() -> str:
+            with path.open("rb") as lines:
+                return self._client.files.create(file=(_name(key), lines), purpose="batch").id
+
+        return self._call(send, first=lambda: self.find_file(key, since=since))
+
+    def find_job(self, key: str, *, since: float) -> JobState | None:
+        """The job of this key, if the provider has one."""
+
+        def look() -> str | None:
+            jobs = self._client.batches.list(limit=100)
+            return _first(jobs, since, lambda one: bool(one.metadata) and one.metadata.get(KEY_FIELD) == key)
+
+        found = self._call(look)
+        return self.poll(found) if found else None
+
+    def submit(self, file_id: str, key: str, *, since: float) -> JobState:
+        """Start the job, unless the provider has it already: looked up before every attempt, so none is paid twice."""
+
+        def start() -> JobState:
+            return _state(
+                self._client.batches.create(
+                    input_file_id=file_id,
+                    endpoint="/v1/embeddings",
+                    completion_window="24h",
+                    metadata={KEY_FIELD: key},
+                )
+            )
+
+        return self._call(start, first=lambda: self.find_job(key, since=since))
+
+    def poll(self, batch_id: str) -> JobState:
+        """How the job stands."""
+        return self._call(lambda: _state(self._client.batches.retrieve(batch_id)))
+
+    def download(self, file_id: str, path: Path) -> None:
+        """Write a result file to `path`, as it streams in."""
+
+        def fetch() -> None:
+            with self._client.files.with_streaming_response.content(file_id) as answer:
+                answer.stream_to_file(path)
+
+        self._call(fetch)
+
+    def forget(self, file_ids: Iterable[str | None]) -> None:
+        """Delete files at the provider. One that cannot be deleted stays: that costs nothing."""
+        for file_id in file_ids:
+            if file_id is not None:
+                try:
+                    self._call(lambda file_id=file_id: self._client.files.delete(file_id))
+                except (EmbedderError, ProviderUnavailable) as error:
+                    log.warning("file %s stays at the provider: %s", file_id, error)
+
+    def _call(self, action: Callable[[], T], *, first: Callable[[], T | None] | None = None) -> T:
+        """Do it, again where that helps. `first` is asked before each attempt; what it finds is the answer."""
+        from tenacity import Retrying, retry_if_exception, stop_after_attempt
+        from tenacity.wait import wait_random_exponential
+
+        def again(error: BaseException) -> bool:
+            if not isinstance(error, Fault) or error.kind is Kind.CONTENT:
+                return False
+            return (error.retry_after_s or 0.0) <= min(30.0, self._config.max_wait_s)
+
+        def attempt() -> T:
+            known = first() if first is not None else None
+            return known if known is not None else self._once(action)
+
+        retrying = Retrying(
+            retry=retry_if_exception(again),
+            wait=wait_random_exponential(multiplier=0.25, max=8),
+            stop=stop_after_attempt(_ATTEMPTS),
+            reraise=True,
+        )
+        try:
+            return retrying(attempt)
+        except Fault as fault:
+            if fault.kind is Kind.CONTENT:
+                raise EmbedderError(f"{self._access.base_url} refused a batch job's request: {fault}") from fault
+            raise ProviderUnavailable(
+                f"{self._access.base_url}: the Batch API cannot serve now: {fault}. What was done is kept: "
+                "run again later"
+            ) from fault
+
+    def _once(self, action: Callable[[], T]) -> T:
+        import httpx
+        import openai
+
+        where = self._access
+        try:
+            return action()
+        except openai.NotFoundError as error:
+            raise EmbedderError(
+                f"{where.base_url} has no Batch API, or lost what it was asked for ({error.message}): "
+                'set embedder.lane = "sync" for a server without one'
+            ) from error
+        except openai.OpenAIError as error:
+            raise understand(error, key_env=where.key_env, model=self._model, base_url=where.base_url) from error
+        except httpx.HTTPError as error:
+            raise Fault(Kind.DOWN, f"{where.base_url}: {type(error).__name__}: {error}") from error
+
+
+def _name(key: str) -> str:
+    return f"kb-{key}.jsonl"
+
+
+def _first(items: Iterable[Any], since: float, wanted: Callable[[Any], Any]) -> str | None:
+    """Id of the first item wanted; the provider lists the newest first, so older ones need not be looked through."""
+    for item in items:
+        if wanted(item):
+            return item.id
+        if item.created_at < since - _CLOCKS_DIFFER_S:
+            return None
+    return None
+
+
+def _state(job: Any) -> JobState:
+    errors: Sequence[Any] = (job.errors.data or []) if job.errors else []
+    detail = "; ".join(str(error.message) for error in errors[:3])
+    return JobState(job.id, job.status, job.output_file_id, job.error_file_id, detail)

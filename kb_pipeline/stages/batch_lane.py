@@ -1,0 +1,215 @@
+"""The batch lane: jobs at the provider's Batch API, at half price. Nothing waits for them; each run takes what is done.
+
+Every step is written down before the next one, and what a killed run did at the provider is found there by the job's
+key, so no step is done twice. Results go to the vector bank, where the run finds them like imported ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import numpy as np
+
+from kb_pipeline.embed.batch_api import ENDED, BatchApi
+from kb_pipeline.embed.batch_lines import MAX_BYTES, MAX_INPUTS, Line, read_lines, request_line
+from kb_pipeline.embed.lane import Pending
+from kb_pipeline.embed.protocol import EmbedderSpec
+from kb_pipeline.errors import BatchesPending, ProviderUnavailable
+from kb_pipeline.stages.context import StageContext
+from kb_pipeline.stages.wanted import Space, embedder_config, usd
+from kb_pipeline.store import batches
+from kb_pipeline.store.bank import put_vectors, space_key
+from kb_pipeline.store.batches import Item, Job
+from kb_pipeline.store.spend import add_spend
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+log = logging.getLogger(__name__)
+
+_LINES = 200
+
+
+class BatchLane:
+    """The tenant's batch jobs, of whatever embedder."""
+
+    def __init__(self, ctx: StageContext, conn: Connection[TupleRow]) -> None:
+        self._ctx = ctx
+        self._conn = conn
+
+    def settle(self) -> None:
+        """Bring every open job as far as it goes: finish what a killed run began, poll, collect.
+
+        Raises `ProviderUnavailable` when the provider cannot be asked, or has refused a whole job.
+        """
+        failed: list[str] = []
+        for job in batches.open_jobs(self._conn, self._ctx.tenant_id):
+            failed += self._advance(job)
+        if failed:
+            raise ProviderUnavailable(f"{'; '.join(failed)}. Nothing was paid; the next run submits the texts again")
+
+    def submit(
+        self,
+        space: Space,
+        texts: Iterable[Pending],
+        *,
+        admit: Callable[[Sequence[Pending]], None],
+        sent: Callable[[Sequence[bytes]], None],
+    ) -> None:
+        """Texts to the provider, in jobs as large as it takes. `admit` may raise before a job is written down."""
+        stream = iter(texts)
+        while (first := next(stream, None)) is not None:
+            with tempfile.NamedTemporaryFile(prefix="kb-batch-", suffix=".jsonl") as file:
+                job, first_of_next = _write(file, space.spec, first, stream)
+                admit(job)
+                self._start(space, job, Path(file.name))
+                sent([one.fingerprint for one in job])
+            if first_of_next is not None:
+                stream = _chained(first_of_next, stream)
+
+    def require_done(self) -> None:
+        """Raise `BatchesPending` with the numbers when texts are at the provider."""
+        jobs = batches.open_jobs(self._conn, self._ctx.tenant_id)
+        if jobs:
+            texts = sum(job.texts for job in jobs)
+            raise BatchesPending(
+                f"{texts:,} texts in {len(jobs)} batch jobs are at the provider (`kb batches` shows them); documents "
+                "that are complete are committed, the others keep their old form until a later run collects the jobs"
+            )
+
+    def _start(self, space: Space, job: Sequence[Pending], file: Path) -> None:
+        tokens = sum(one.tokens for one in job)
+        batches.plan_job(
+            self._conn,
+            self._ctx.tenant_id,
+            self._ctx.run_id,
+            key=uuid4().hex,
+            space=space_key(space.spec),
+            spec=space.spec,
+            items=[Item(one.fingerprint, one.tokens) for one in job],
+            usd=usd(self._ctx.tenant.embedder, space.spec, tokens, lane="batch"),
+        )
+        planned = batches.open_jobs(self._conn, self._ctx.tenant_id)[-1]
+        file_id = self._api(planned).upload(file, planned.key, since=planned.created_at.timestamp())
+        self._uploaded(planned, file_id)
+
+    def _uploaded(self, job: Job, file_id: str) -> None:
+        batches.update_job(self._conn, self._ctx.tenant_id, job.job_id, state="uploaded", file_id=file_id)
+        state = self._api(job).submit(file_id, job.key, since=job.created_at.timestamp())
+        self._submitted(job, state.batch_id, state.status)
+
+    def _submitted(self, job: Job, batch_id: str, status: str) -> None:
+        batches.update_job(
+            self._conn, self._ctx.tenant_id, job.job_id, state="submitted", batch_id=batch_id, provider_state=status
+        )
+        log.info("batch job %d: %d texts submitted as %s", job.job_id, job.texts, batch_id)
+
+    def _advance(self, job: Job) -> list[str]:
+        """One step for an open job, or several; a sentence when the provider refused it as a whole."""
+        if job.state == "planned":
+            file_id = self._api(job).find_file(job.key, since=job.created_at.timestamp())
+            if file_id is None:  # nothing of it reached the provider: its texts are planned anew
+                batches.forget_job(self._conn, self._ctx.tenant_id, job.job_id)
+            else:
+                self._uploaded(job, file_id)
+        elif job.state == "uploaded":
+            self._uploaded(job, str(job.file_id))
+        elif job.state == "ended":
+            self._collect(job, job.output_file_id, job.error_file_id)
+        else:
+            now = self._api(job).poll(str(job.batch_id))
+            ended = now.status in ENDED
+            batches.update_job(
+                self._conn,
+                self._ctx.tenant_id,
+                job.job_id,
+                state="ended" if ended else "submitted",
+                provider_state=now.status,
+                output_file_id=now.output_file_id,
+                error_file_id=now.error_file_id,
+                detail=now.detail,
+            )
+            if now.status == "failed":
+                batches.close_job(self._conn, self._ctx.tenant_id, job.job_id, "failed", detail=now.detail)
+                why = now.detail or "no reason given"
+                return [f"the provider refused batch job {job.job_id} ({now.batch_id}): {why}"]
+            if ended:
+                self._collect(job, now.output_file_id, now.error_file_id)
+        return []
+
+    def _collect(self, job: Job, output_file_id: str | None, error_file_id: str | None) -> None:
+        api = self._api(job)
+        for file_id in (output_file_id, error_file_id):
+            if file_id is None:
+                continue
+            with tempfile.TemporaryDirectory(prefix="kb-batch-") as folder:
+                path = Path(folder) / "result.jsonl"
+                api.download(file_id, path)
+                lines = read_lines(path, job.spec)
+                while group := list(islice(lines, _LINES)):
+                    self._keep(job, group)
+        batches.close_job(self._conn, self._ctx.tenant_id, job.job_id, "collected")
+        api.forget([job.file_id, output_file_id, error_file_id])
+
+    def _keep(self, job: Job, lines: Sequence[Line]) -> None:
+        """Some results and what they cost, in one transaction; those that are kept already are passed over."""
+        by_text = {line.fingerprint: line for line in lines if not line.abandoned}
+        tenant_id, spec = self._ctx.tenant_id, job.spec
+        with self._conn.transaction():
+            waiting = batches.waiting_items(self._conn, tenant_id, job.job_id, list(by_text))
+            got = [one for one in waiting if by_text[one].vector is not None]
+            refused = [one for one in waiting if by_text[one].vector is None]
+            billed = [(by_text[one].tokens, waiting[one]) for one in waiting if one in got or by_text[one].tokens]
+            if got:
+                vectors = np.stack([np.asarray(by_text[one].vector, np.float32) for one in got])
+                put_vectors(self._conn, tenant_id, job.space, "batch", got, vectors)
+            tokens = sum(counted if told is None else told for told, counted in billed)
+            if billed:
+                add_spend(
+                    self._conn,
+                    tenant_id,
+                    job.run_id,
+                    model=spec.model,
+                    lane="batch",
+                    texts=len(got),
+                    tokens=tokens,
+                    usd=usd(self._ctx.tenant.embedder, spec, tokens, lane="batch"),
+                    requests=len(waiting),
+                )
+            batches.settle_items(self._conn, tenant_id, job.job_id, got=got, refused=refused)
+
+    def _api(self, job: Job) -> BatchApi:
+        return BatchApi(embedder_config(self._ctx.tenant.embedder, job.spec), job.spec.model)
+
+
+def _write(
+    file: tempfile._TemporaryFileWrapper[bytes],  # pyright: ignore[reportPrivateUsage]
+    spec: EmbedderSpec,
+    first: Pending,
+    rest: Iterator[Pending],
+) -> tuple[list[Pending], Pending | None]:
+    """One job's input file: its texts, and the one that did not fit any more."""
+    job: list[Pending] = []
+    size = 0
+    for one in _chained(first, rest):
+        line = request_line(spec, one.fingerprint, one.text)
+        if job and (len(job) >= MAX_INPUTS or size + len(line) > MAX_BYTES):
+            file.flush()
+            return job, one
+        file.write(line)
+        size += len(line)
+        job.append(Pending(one.fingerprint, "", one.tokens, one.doc_id, one.ordinal))
+    file.flush()
+    return job, None
+
+
+def _chained(first: Pending, rest: Iterator[Pending]) -> Iterator[Pending]:
+    yield first
+    yield from rest

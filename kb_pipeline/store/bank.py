@@ -1,0 +1,80 @@
+"""The vector bank: vectors that are here before their contents, and those of tenants that share theirs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+from psycopg import Connection, sql
+from psycopg.rows import TupleRow
+
+from kb_pipeline.embed.protocol import EmbedderSpec, Vectors
+from kb_pipeline.store.contents import column
+
+
+def space_key(spec: EmbedderSpec) -> bytes:
+    """SHA-256 of what decides the values of a vector before any cast (32 bytes)."""
+    return hashlib.sha256(json.dumps(spec.space()).encode()).digest()
+
+
+def text_key(text: str) -> bytes:
+    """Key of a vector whose fingerprint nobody told: SHA-256 of the embedded text (32 bytes)."""
+    return hashlib.sha256(text.encode()).digest()
+
+
+def put_vectors(
+    conn: Connection[TupleRow], tenant_id: str, space: bytes, origin: str, keys: Sequence[bytes], vectors: Vectors
+) -> None:
+    """Keep `(n, dims) float32` vectors under their keys; one that is there is replaced."""
+    conn.execute(
+        "INSERT INTO kb.vector_bank (tenant_id, space, origin, key, vector) "
+        "SELECT %s, %s, %s, u.k, u.v FROM unnest(%b::bytea[], %b::vector[]) AS u (k, v) "
+        "ON CONFLICT (tenant_id, space, key) DO UPDATE SET vector = excluded.vector, origin = excluded.origin",
+        (tenant_id, space, origin, list(keys), list(vectors)),
+    )
+
+
+def has_vectors(conn: Connection[TupleRow], tenant_id: str, space: bytes) -> bool:
+    """Whether the bank holds anything of this space."""
+    row = conn.execute(
+        "SELECT EXISTS (SELECT FROM kb.vector_bank WHERE tenant_id = %s AND space = %s)", (tenant_id, space)
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def find_vectors(
+    conn: Connection[TupleRow], tenant_id: str, space: bytes, keys: Sequence[bytes]
+) -> Mapping[bytes, Vectors]:
+    """Those of the keys that the bank holds, with their `(dims,) float32` vectors."""
+    rows = conn.execute(
+        "SELECT key, vector FROM kb.vector_bank WHERE tenant_id = %s AND space = %s AND key = ANY(%b)",
+        (tenant_id, space, list(keys)),
+        binary=True,
+    )
+    return dict(rows.fetchall())
+
+
+def drop_vectors(conn: Connection[TupleRow], tenant_id: str, space: bytes, keys: Sequence[bytes]) -> None:
+    """Remove vectors that their contents have got."""
+    conn.execute(
+        "DELETE FROM kb.vector_bank WHERE tenant_id = %s AND space = %s AND key = ANY(%s)",
+        (tenant_id, space, list(keys)),
+    )
+
+
+def shared_vectors(
+    conn: Connection[TupleRow], tenants: Sequence[str], version: int, fingerprints: Sequence[bytes]
+) -> Mapping[bytes, Vectors]:
+    """Vectors of this version that any of these tenants has for the fingerprints. `conn` is the owner's: no role that
+    a tenant's own work runs under can see another tenant's rows.
+    """
+    rows = conn.execute(
+        sql.SQL(
+            "SELECT DISTINCT ON (c.fingerprint) c.fingerprint, c.{column}::vector FROM kb.contents c "
+            "WHERE c.tenant_id = ANY(%s) AND c.fingerprint = ANY(%b) AND c.{column} IS NOT NULL"
+        ).format(column=column(version)),
+        (list(tenants), list(fingerprints)),
+        binary=True,
+    )
+    return dict(rows.fetchall())

@@ -1,0 +1,170 @@
+"""Jobs at the provider's Batch API, and the texts they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import Connection, sql
+from psycopg.rows import TupleRow, class_row, dict_row
+from psycopg.types.json import Jsonb
+
+from kb_pipeline.embed.protocol import EmbedderSpec
+
+OPEN = ("planned", "uploaded", "submitted", "ended")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job that is not collected."""
+
+    job_id: int
+    key: str
+    space: bytes
+    embedder: dict[str, Any]
+    state: str
+    file_id: str | None
+    batch_id: str | None
+    output_file_id: str | None
+    error_file_id: str | None
+    texts: int
+    run_id: str
+    """The run that pays for it."""
+    created_at: datetime
+
+    @property
+    def spec(self) -> EmbedderSpec:
+        """The embedder that it asks."""
+        return EmbedderSpec(**self.embedder)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A text of a job."""
+
+    fingerprint: bytes
+    tokens: int
+
+
+def plan_job(
+    conn: Connection[TupleRow],
+    tenant_id: str,
+    run_id: str,
+    *,
+    key: str,
+    space: bytes,
+    spec: EmbedderSpec,
+    items: Sequence[Item],
+    usd: float,
+) -> int:
+    """Write a job down before anything is sent; its number. Its texts are at the provider from now on."""
+    with conn.transaction():
+        row = conn.execute(
+            "INSERT INTO kb.batch_jobs (tenant_id, run_id, key, space, embedder, state, texts, tokens, usd) "
+            "VALUES (%s, %s, %s, %s, %s, 'planned', %s, %s, %s) RETURNING job_id",
+            (tenant_id, run_id, key, space, Jsonb(asdict(spec)), len(items), sum(one.tokens for one in items), usd),
+        ).fetchone()
+        assert row is not None
+        conn.execute(
+            "INSERT INTO kb.batch_items (tenant_id, space, job_id, fingerprint, tokens) "
+            "SELECT %s, %s, %s, * FROM unnest(%b::bytea[], %b::integer[])",
+            (tenant_id, space, row[0], [one.fingerprint for one in items], [one.tokens for one in items]),
+        )
+    return row[0]
+
+
+def update_job(conn: Connection[TupleRow], tenant_id: str, job_id: int, **values: object) -> None:
+    """Set columns of a job."""
+    columns = sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(name)) for name in values)
+    conn.execute(
+        sql.SQL("UPDATE kb.batch_jobs SET {}, changed_at = now() WHERE tenant_id = %s AND job_id = %s").format(columns),
+        (*values.values(), tenant_id, job_id),
+    )
+
+
+def forget_job(conn: Connection[TupleRow], tenant_id: str, job_id: int) -> None:
+    """Remove a job that never reached the provider, with its texts."""
+    conn.execute("DELETE FROM kb.batch_jobs WHERE tenant_id = %s AND job_id = %s", (tenant_id, job_id))
+
+
+def close_job(conn: Connection[TupleRow], tenant_id: str, job_id: int, state: str, *, detail: str = "") -> None:
+    """End a job: `collected` or `failed`. Texts without a result are free to be sent again."""
+    with conn.transaction():
+        conn.execute(
+            "DELETE FROM kb.batch_items WHERE tenant_id = %s AND job_id = %s AND NOT refused", (tenant_id, job_id)
+        )
+        update_job(conn, tenant_id, job_id, state=state, detail=detail)
+
+
+def open_jobs(conn: Connection[TupleRow], tenant_id: str) -> list[Job]:
+    """Jobs that are planned, at the provider, or not yet collected; oldest first."""
+    with conn.cursor(row_factory=class_row(Job)) as cursor:
+        return cursor.execute(
+            "SELECT job_id, key, space, embedder, state, file_id, batch_id, output_file_id, error_file_id, texts, "
+            "run_id, created_at FROM kb.batch_jobs WHERE tenant_id = %s AND state = ANY(%s) ORDER BY job_id",
+            (tenant_id, list(OPEN)),
+        ).fetchall()
+
+
+def job_rows(conn: Connection[TupleRow], tenants: Sequence[str], *, open_only: bool = False) -> list[dict[str, Any]]:
+    """Jobs for people, newest first; `conn` is the owner's."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            "SELECT tenant_id AS tenant, job_id AS job, state, provider_state, batch_id, embedder->>'model' AS model, "
+            "texts, got, refused, tokens, usd::float8 AS usd, created_at, changed_at, detail FROM kb.batch_jobs "
+            "WHERE tenant_id = ANY(%s) AND (NOT %s OR state = ANY(%s)) ORDER BY job_id DESC",
+            (list(tenants), open_only, list(OPEN)),
+        ).fetchall()
+
+
+def items_of(
+    conn: Connection[TupleRow], tenant_id: str, space: bytes, fingerprints: Sequence[bytes]
+) -> dict[bytes, bool]:
+    """Those of the fingerprints that are with a job (False) or were refused by one (True)."""
+    rows = conn.execute(
+        "SELECT fingerprint, refused FROM kb.batch_items WHERE tenant_id = %s AND space = %s AND fingerprint = ANY(%s)",
+        (tenant_id, space, list(fingerprints)),
+        binary=True,
+    )
+    return dict(rows.fetchall())
+
+
+def waiting_items(
+    conn: Connection[TupleRow], tenant_id: str, job_id: int, fingerprints: Sequence[bytes]
+) -> dict[bytes, int]:
+    """Those of the fingerprints whose result of this job is not kept yet, with the tokens we counted. Locks them."""
+    rows = conn.execute(
+        "SELECT fingerprint, tokens FROM kb.batch_items WHERE tenant_id = %s AND job_id = %s AND NOT refused "
+        "AND fingerprint = ANY(%s) FOR UPDATE",
+        (tenant_id, job_id, list(fingerprints)),
+        binary=True,
+    )
+    return dict(rows.fetchall())
+
+
+def settle_items(
+    conn: Connection[TupleRow], tenant_id: str, job_id: int, *, got: Sequence[bytes], refused: Sequence[bytes]
+) -> None:
+    """Remove texts whose vectors are kept, and mark those that the provider refused."""
+    conn.execute(
+        "DELETE FROM kb.batch_items WHERE tenant_id = %s AND job_id = %s AND fingerprint = ANY(%s)",
+        (tenant_id, job_id, list(got)),
+    )
+    conn.execute(
+        "UPDATE kb.batch_items SET refused = true WHERE tenant_id = %s AND job_id = %s AND fingerprint = ANY(%s)",
+        (tenant_id, job_id, list(refused)),
+    )
+    conn.execute(
+        "UPDATE kb.batch_jobs SET got = got + %s, refused = refused + %s WHERE tenant_id = %s AND job_id = %s",
+        (len(got), len(refused), tenant_id, job_id),
+    )
+
+
+def drop_items(conn: Connection[TupleRow], tenant_id: str, space: bytes, fingerprints: Sequence[bytes]) -> None:
+    """Remove refused texts that another lane has dealt with."""
+    conn.execute(
+        "DELETE FROM kb.batch_items WHERE tenant_id = %s AND space = %s AND fingerprint = ANY(%s)",
+        (tenant_id, space, list(fingerprints)),
+    )

@@ -1,0 +1,290 @@
+"""The batch lane: half price, nothing submitted or paid twice wherever a run is killed, expired jobs completed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from provider_server import KEY, AnswerLost, ProviderServer
+from stage_world import World, page
+
+from kb_pipeline.errors import BatchesPending, BudgetExceeded, EmbedderError, ProviderUnavailable
+from kb_pipeline.stages.batch_lane import BatchLane
+from kb_pipeline.store import batches
+from kb_pipeline.store.database import Database
+
+PARAGRAPHS = [f"Paragraph {number} says something that no other says, at some length." for number in range(30)]
+
+
+class Killed(BaseException):
+    """Stands for `kill -9`: nothing of ours catches it."""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProviderServer]:
+    monkeypatch.setenv("KB_TEST_EMBED_KEY", KEY)
+    with ProviderServer(dims=16) as running:
+        yield running
+
+
+@pytest.fixture
+def world(db: Database, tmp_path: Path, server: ProviderServer) -> World:
+    made = World(db, tmp_path, sections={"embedder": settings(server), "chunking": {"max_tokens": 16}})
+    with db.connect("owner") as conn:
+        conn.execute("INSERT INTO kb.tenants (tenant_id) VALUES ('world') ON CONFLICT DO NOTHING")
+    made.write({f"{at}.md": page(f"Title {at}", PARAGRAPHS[at * 3 : at * 3 + 3]) for at in range(10)})
+    return made
+
+
+def settings(server: ProviderServer, **options: object) -> dict[str, Any]:
+    """[embedder] for the server, in the batch lane."""
+    return {
+        "provider": "openai",
+        "model": "text-embedding-3-small",
+        "dims": 16,
+        "base_url": server.url,
+        "api_key_env": "KB_TEST_EMBED_KEY",
+        "lane": "batch",
+        "max_wait_s": 5.0,
+        **options,
+    }
+
+
+def pending(world: World) -> str:
+    """Run, and expect the provider to be at it."""
+    with pytest.raises(BatchesPending) as caught:
+        world.run()
+    return str(caught.value)
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, *, before: bool = True, after: int = 0) -> None:
+    """The next run dies at this function, before it or when it is done."""
+    original: Callable[..., Any] = getattr(owner, name)
+    calls = 0
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls <= after:
+            return original(*args, **kwargs)
+        if not before:
+            original(*args, **kwargs)
+        raise Killed
+
+    monkeypatch.setattr(owner, name, dying)
+
+
+def require_done(world: World, server: ProviderServer, *, texts: int = 30) -> None:
+    """Everything is indexed, and every text was paid for exactly once, at half the price."""
+    assert server.ledger.paid_twice() == 0
+    assert len(server.ledger.batch_texts) == len(server.ledger.paid_texts) == texts
+    assert server.ledger.requests == 0
+    assert world.one("SELECT count(*) FROM kb.documents WHERE tenant_id = %(t)s") == 10
+    assert world.one("SELECT count(*) FROM kb.contents WHERE embedding_v1 IS NULL") == 0
+    rows = world.query("SELECT lane, sum(texts)::int, sum(tokens)::int, sum(usd)::float8 FROM kb.spend GROUP BY lane")
+    spent = {lane: (count, tokens, usd) for lane, count, tokens, usd in rows if count}
+    assert spent.keys() == {"batch"}
+    count, tokens, usd = spent["batch"]
+    assert (count, tokens) == (texts, server.ledger.paid_tokens)
+    assert usd == pytest.approx(tokens * 0.02 / 1e6 / 2)
+    assert world.query("SELECT FROM kb.batch_items") == []
+    assert world.query("SELECT FROM kb.vector_bank") == []
+    world.require_true_counters()
+
+
+def test_documents_wait_until_their_job_is_collected(world: World, server: ProviderServer) -> None:
+    assert "30 texts in 1 batch jobs" in pending(world)
+    assert world.one("SELECT count(*) FROM kb.documents WHERE tenant_id = %(t)s") == 0
+    pending(world)
+    assert server.ledger.batch_jobs == 1
+    server.desk.finish()
+    ran = world.run()
+    assert ran.embeddings.reused_vectors == 30
+    assert ran.embeddings.documents_committed == 10
+    require_done(world, server)
+    assert server.desk.files == {}
+    assert world.run().embeddings.documents_committed == 0
+    assert server.ledger.batch_jobs == 1
+
+
+def test_an_edited_document_stays_searchable_in_its_old_form(world: World, server: ProviderServer) -> None:
+    pending(world)
+    server.desk.finish()
+    world.run()
+    before = world.state()
+    world.write({"0.md": page("Title 0", ["A new paragraph in place of all."]), "1.md": None})
+    pending(world)
+    assert world.state()["chunks"] == before["chunks"]
+    server.desk.finish()
+    world.run()
+    assert world.one("SELECT count(*) FROM kb.documents WHERE tenant_id = %(t)s") == 9
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "before"),
+    [
+        (BatchLane, "_start", True),
+        (batches, "plan_job", False),
+        (BatchLane, "_uploaded", True),
+        (BatchLane, "_submitted", True),
+        (BatchLane, "_submitted", False),
+    ],
+    ids=["nothing yet", "planned", "file uploaded", "job created", "recorded"],
+)
+def test_killed_while_submitting(
+    world: World, server: ProviderServer, monkeypatch: pytest.MonkeyPatch, owner: object, name: str, before: bool
+) -> None:
+    with monkeypatch.context() as patch:
+        kill_at(patch, owner, name, before=before)
+        with pytest.raises(Killed):
+            world.run()
+    pending(world)
+    server.desk.finish()
+    world.run()
+    assert server.ledger.batch_jobs == 1
+    require_done(world, server)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "before", "after"),
+    [
+        (BatchLane, "_collect", True, 0),
+        (BatchLane, "_keep", False, 0),
+        (BatchLane, "_keep", True, 2),
+        (batches, "settle_items", False, 1),
+        (batches, "close_job", True, 0),
+        (batches, "close_job", False, 0),
+    ],
+    ids=["completed", "first part kept", "half collected", "inside a part", "all kept", "closed"],
+)
+def test_killed_while_collecting(
+    world: World,
+    server: ProviderServer,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: object,
+    name: str,
+    before: bool,
+    after: int,
+) -> None:
+    monkeypatch.setattr("kb_pipeline.stages.batch_lane._LINES", 7)
+    pending(world)
+    server.desk.finish()
+    with monkeypatch.context() as patch:
+        kill_at(patch, owner, name, before=before, after=after)
+        with pytest.raises(Killed):
+            world.run()
+    world.run()
+    assert server.ledger.batch_jobs == 1
+    require_done(world, server)
+
+
+@pytest.mark.parametrize("step", ["upload", "create"])
+def test_a_lost_answer_submits_nothing_twice(world: World, server: ProviderServer, step: str) -> None:
+    lost: list[str] = []
+
+    def lose(done: str) -> None:
+        if done == step and not lost:
+            lost.append(done)
+            raise AnswerLost
+
+    server.desk.after = lose
+    pending(world)
+    assert (lost, server.ledger.batch_jobs, len(server.desk.files)) == ([step], 1, 1)
+    server.desk.finish()
+    world.run()
+    require_done(world, server)
+
+
+def test_an_expired_job_is_completed_by_a_second_for_the_missing_half(world: World, server: ProviderServer) -> None:
+    pending(world)
+    server.desk.finish("expired", share=0.5)
+    pending(world)
+    sizes = world.query("SELECT texts, got, state FROM kb.batch_jobs ORDER BY job_id")
+    assert sizes == [(30, 15, "collected"), (15, 0, "submitted")]
+    server.desk.finish()
+    world.run()
+    require_done(world, server)
+
+
+def test_a_refused_item_goes_through_the_sync_lane_and_the_rest_is_kept(world: World, server: ProviderServer) -> None:
+    world.write({"bad.md": page("Bad", ["This POISON is refused."])})
+    pending(world)
+    server.desk.finish()
+    ran = world.run()
+    assert (ran.embeddings.dead_letters, ran.embeddings.documents_waiting) == (1, 1)
+    assert server.ledger.requests > 0
+    assert world.one("SELECT reason FROM kb.dead_letters") == "refused-by-provider"
+    assert server.ledger.paid_twice() == 0
+    assert world.one("SELECT count(*) FROM kb.documents WHERE tenant_id = %(t)s") == 10
+    assert world.query("SELECT FROM kb.batch_items") == []
+
+
+def test_a_job_the_provider_refuses_is_an_error_with_its_words(world: World, server: ProviderServer) -> None:
+    server.desk.server.model = "another"
+    pending(world)
+    with pytest.raises(ProviderUnavailable, match="The model does not exist"):
+        world.run()
+    server.desk.server.model = "text-embedding-3-small"
+    pending(world)
+    server.desk.finish()
+    world.run()
+    require_done(world, server)
+
+
+def test_many_texts_make_several_jobs(world: World, server: ProviderServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kb_pipeline.stages.batch_lane.MAX_INPUTS", 8)
+    pending(world)
+    assert [row[0] for row in world.query("SELECT texts FROM kb.batch_jobs ORDER BY job_id")] == [8, 8, 8, 6]
+    server.desk.finish()
+    world.run()
+    require_done(world, server)
+
+
+def test_auto_takes_the_batch_lane_from_a_number_of_texts_on(world: World, server: ProviderServer) -> None:
+    world.sections["embedder"] = settings(server, lane="auto", batch_above=31)
+    world.run()
+    assert (server.ledger.batch_jobs, server.ledger.paid_twice()) == (0, 0)
+    world.sections["embedder"] = settings(server, lane="auto", batch_above=2)
+    world.write({"new.md": page("New", ["One more.", "And another."])})
+    pending(world)
+    assert server.ledger.batch_jobs == 1
+
+
+def test_another_lane_does_not_send_what_a_job_holds(world: World, server: ProviderServer) -> None:
+    pending(world)
+    world.sections["embedder"] = settings(server, lane="sync")
+    world.write({"new.md": page("New", ["Only this one is new."])})
+    pending(world)
+    assert sum(server.ledger.paid_texts.values()) == 1
+    server.desk.finish()
+    world.run()
+    assert server.ledger.paid_twice() == 0
+    assert world.one("SELECT count(*) FROM kb.documents WHERE tenant_id = %(t)s") == 11
+
+
+def test_a_budget_is_kept_at_the_price_of_the_lane(world: World, server: ProviderServer) -> None:
+    cost = world.run_until_fingerprints().cost_usd
+    with pytest.raises(BudgetExceeded, match="bring this run to"):
+        world.run(max_cost=cost * 0.4)
+    assert server.ledger.batch_jobs == 0
+    world.sections["budget"] = {"monthly_usd": cost * 0.6}
+    pending(world)
+    assert server.ledger.batch_jobs == 1
+    world.write({"new.md": page("New", PARAGRAPHS[:1] + [f"More and more of it, {n}." for n in range(20)])})
+    with pytest.raises(BudgetExceeded, match="bring this month to"):
+        world.run()
+    server.desk.finish()
+    world.write({"new.md": None})
+    world.run()
+    require_done(world, server)
+
+
+def test_a_server_without_a_batch_api_says_so(world: World, server: ProviderServer) -> None:
+    def none(*_: object) -> tuple[int, bytes]:
+        return 404, b'{"error": {"message": "Not Found"}}'
+
+    server.desk.handle = none  # type: ignore[method-assign]
+    with pytest.raises(EmbedderError, match='embedder.lane = "sync"'):
+        world.run()
