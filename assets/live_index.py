@@ -36,7 +36,11 @@ def live_index(context: dg.AssetExecutionContext, kb: KnowledgeBase, config: Liv
     return dg.MaterializeResult(
         metadata={
             "go_back": dg.MetadataValue.md(f"`{summary.go_back}`"),
-            **({"review": dg.MetadataValue.md(how_to_decide(summary.tenant, summary.waiting))} if summary.waiting else {}),
+            **(
+                {"review": dg.MetadataValue.md(how_to_decide(summary.tenant, summary.waiting))}
+                if summary.waiting
+                else {}
+            ),
             **shown(summary, without=("go_back",)),
         }
     )

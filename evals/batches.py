@@ -136,9 +136,7 @@ def index_frame(ctx: StageContext) -> DataFrame:
         builds = eval_checks.indexes(conn, ctx.tenant_id)
     for build in builds:
         with ctx.db.connect("owner", autocommit=True) as conn:
-            probes = eval_checks.sampled_vectors(
-                conn, ctx.tenant_id, build.version, limit=PROBES, searchable=True
-            )
+            probes = eval_checks.sampled_vectors(conn, ctx.tenant_id, build.version, limit=PROBES, searchable=True)
             embedded = eval_checks.embedded(conn, ctx.tenant_id, build.version)
             before = eval_checks.scans(conn, build.index_name)
         found = 0

@@ -29,6 +29,6 @@ def eval_report(context: dg.AssetExecutionContext, kb: KnowledgeBase, config: Ev
             "report": dg.MetadataValue.md(summary.markdown),
             "file": dg.MetadataValue.path(summary.html_path),
             **shown(summary.headline),
-            **shown(summary, without=("markdown", "html_path", "headline")),
+            **shown(summary, without=("markdown", "html_path", "headline", "data")),
         }
     )

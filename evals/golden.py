@@ -1,4 +1,8 @@
-"""Golden sets in the layout of the BEIR benchmark: `queries.jsonl` and `qrels/*.tsv`; ids are document ids or uris."""
+"""Golden sets in the layout of the BEIR benchmark: `queries.jsonl` and `qrels/*.tsv`; ids are document ids or uris.
+
+A row of qrels has 3 columns (question, document, grade), 4 (question, document, ordinal of a chunk, grade) or 5
+(question, document, first character, character after the last, grade). A question may say its `group`.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,14 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 from kb_pipeline.errors import ConfigError
 
+JOIN = "\x1f"
+"""Between a document and a place in it; stands in no id."""
 SHOWN = 5
 """Ids named in one message."""
 
@@ -39,14 +46,44 @@ class GoldenSet:
     questions: Mapping[str, str]
     """Judged questions only: id -> text."""
     judgments: Mapping[str, Mapping[str, int]]
-    """Question id -> document id or uri -> grade; 0 or less is "not relevant"."""
+    """Question id -> document id or uri -> grade; 0 or less is "not relevant". In a set of level `chunk`, a document is
+    followed by `JOIN` and an ordinal, or two offsets with `-` between them; `resolved`, by an ordinal."""
     sha256: str
     """Over questions and judgments in canonical order; what the report and `eval_runs` call the labels."""
     problems: tuple[Problem, ...] = ()
     """Harmless ones; a set with others is not read at all."""
     unknown: float = 0.0
     """Share of the relevant judgments whose document the tenant does not have; set by `resolved`."""
-    notes: Mapping[str, str] = field(default_factory=dict[str, str])
+    level: Literal["document", "chunk"] = "document"
+    """What is judged: documents, or places in them (chunks, character spans)."""
+    groups: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Question id -> group, where the set names any."""
+    synthetic: frozenset[str] = frozenset()
+    """Questions that no person wrote."""
+
+    def body(self) -> dict[str, Any]:
+        """All of it that was read from files, as JSON; `from_body` reads it again."""
+        return {
+            "questions": dict(self.questions),
+            "judgments": {qid: dict(grades) for qid, grades in self.judgments.items()},
+            "level": self.level,
+            "groups": dict(self.groups),
+            "synthetic": sorted(self.synthetic),
+        }
+
+
+def from_body(name: str, body: Mapping[str, Any]) -> GoldenSet:
+    """The set that `GoldenSet.body` described, with the order of its questions."""
+    questions, judgments = body["questions"], body["judgments"]
+    return GoldenSet(
+        name,
+        questions,
+        judgments,
+        _hash(questions, judgments),
+        level=body.get("level", "document"),
+        groups=body.get("groups", {}),
+        synthetic=frozenset(body.get("synthetic", ())),
+    )
 
 
 def read_golden(folder: str | Path) -> GoldenSet:
@@ -61,8 +98,8 @@ def read_golden(folder: str | Path) -> GoldenSet:
     if missing:
         raise ConfigError(f"golden set {root} is not in BEIR layout, missing: {', '.join(missing)}")
     faults: list[Problem] = []
-    questions = _questions(queries_file, faults)
-    judgments, doubled = _judgments(tables, questions, faults)
+    questions, groups, synthetic = _questions(queries_file, faults)
+    judgments, doubled, level = _judgments(tables, questions, faults)
     if not faults and not any(grade > 0 for grades in judgments.values() for grade in grades.values()):
         faults.append(Problem("no-judgments", (), "no question has a relevant document"))
     if faults:
@@ -76,22 +113,50 @@ def read_golden(folder: str | Path) -> GoldenSet:
         *_problem("same-text", _repeated(judged), "questions with the same text"),
     ]
     ordered = {qid: judgments[qid] for qid in judged}
-    return GoldenSet(root.name, judged, ordered, _hash(judged, ordered), tuple(problems))
+    return GoldenSet(
+        root.resolve().name,
+        judged,
+        ordered,
+        _hash(judged, ordered),
+        tuple(problems),
+        level=level,
+        groups={qid: group for qid, group in groups.items() if qid in judged},
+        synthetic=frozenset(synthetic & judged.keys()),
+    )
 
 
-def resolved(golden: GoldenSet, known: Mapping[str, str]) -> GoldenSet:
-    """The set with document ids in place of uris. `known`: id or uri -> document id, for what the tenant has.
+def documents_judged(golden: GoldenSet) -> list[str]:
+    """The document ids and uris that the set names, each once."""
+    return sorted({doc.split(JOIN)[0] for grades in golden.judgments.values() for doc in grades})
+
+
+Chunks = Mapping[str, Sequence[tuple[int, int, int]]]
+"""Document id -> (ordinal, first character, character after the last) of its chunks."""
+
+
+def resolved(golden: GoldenSet, known: Mapping[str, str], chunks: Chunks | None = None) -> GoldenSet:
+    """The set with document ids in place of uris. `known`: id or uri -> document id, for what the tenant has. `chunks`
+    is needed for a set of level `chunk`: spans become the chunks that hold half of them, or lie half inside.
 
     A judgment of an unknown document stays: nothing can answer it, so the figures show the loss. `ConfigError` when
     not a single relevant document is known, because then it is another corpus's set.
     """
+    places = (
+        _placed(golden, known, chunks or {})
+        if golden.level == "chunk"
+        else {doc: [doc_id] for doc, doc_id in known.items()}
+    )
     judgments = {
-        qid: {known.get(doc, doc): grade for doc, grade in sorted(grades.items(), key=lambda pair: pair[1])}
+        qid: {
+            place: grade
+            for doc, grade in sorted(grades.items(), key=lambda pair: pair[1])
+            for place in places.get(doc) or [doc]
+        }
         for qid, grades in golden.judgments.items()
     }
     relevant = [doc for grades in golden.judgments.values() for doc, grade in grades.items() if grade > 0]
-    lost = [doc for doc in relevant if doc not in known]
-    unknown = sorted({doc for grades in golden.judgments.values() for doc in grades if doc not in known})
+    lost = [doc for doc in relevant if not places.get(doc)]
+    unknown = sorted({shown(doc) for grades in golden.judgments.values() for doc in grades if not places.get(doc)})
     if len(lost) == len(relevant):
         raise ConfigError(
             f"golden set {golden.name} fits no document of this tenant: its {len(unknown)} ids "
@@ -99,11 +164,37 @@ def resolved(golden: GoldenSet, known: Mapping[str, str]) -> GoldenSet:
         )
     problems = (
         *golden.problems,
-        *_problem("unknown-document", unknown, "judged documents that the tenant does not have"),
+        *_problem("unknown-document", unknown, f"judged {golden.level}s that the tenant does not have"),
     )
-    return GoldenSet(
-        golden.name, golden.questions, judgments, golden.sha256, problems, len(lost) / len(relevant), golden.notes
-    )
+    return replace(golden, judgments=judgments, problems=problems, unknown=len(lost) / len(relevant))
+
+
+def _placed(golden: GoldenSet, known: Mapping[str, str], chunks: Chunks) -> dict[str, list[str]]:
+    """Target -> the chunks it means, as document, `JOIN`, ordinal."""
+    places: dict[str, list[str]] = {}
+    for target in {target for grades in golden.judgments.values() for target in grades}:
+        document, _, place = target.partition(JOIN)
+        doc_id = known.get(document)
+        if doc_id is None:
+            continue
+        if "-" in place:
+            start, end = (int(offset) for offset in place.split("-"))
+            ordinals = [ordinal for ordinal, first, last in chunks.get(doc_id, ()) if _shares(start, end, first, last)]
+        else:
+            ordinals = [ordinal for ordinal, _, _ in chunks.get(doc_id, ()) if ordinal == int(place)]
+        places[target] = [f"{doc_id}{JOIN}{ordinal}" for ordinal in ordinals]
+    return places
+
+
+def _shares(start: int, end: int, first: int, last: int) -> bool:
+    common = min(end, last) - max(start, first)
+    return common > 0 and 2 * common >= min(end - start, last - first)
+
+
+def shown(target: str) -> str:
+    """A judged document or place, for people."""
+    document, joined, place = target.partition(JOIN)
+    return f"{document} ({'characters' if '-' in place else 'chunk'} {place})" if joined else document
 
 
 def folded(hits: Iterable[bytes], documents: Mapping[bytes, Sequence[str]], *, depth: int) -> list[str]:
@@ -123,8 +214,10 @@ def _tables(root: Path) -> list[Path]:
     return [test] if test.is_file() else sorted((root / "qrels").glob("*.tsv"))
 
 
-def _questions(path: Path, faults: list[Problem]) -> dict[str, str]:
+def _questions(path: Path, faults: list[Problem]) -> tuple[dict[str, str], dict[str, str], set[str]]:
     questions: dict[str, str] = {}
+    groups: dict[str, str] = {}
+    synthetic: set[str] = set()
     broken: list[str] = []
     empty: list[str] = []
     double: list[str] = []
@@ -142,15 +235,22 @@ def _questions(path: Path, faults: list[Problem]) -> dict[str, str]:
         if qid in questions:
             double.append(qid)
         questions[qid] = text.strip()
+        about = record.get("metadata") if isinstance(record.get("metadata"), dict) else {}
+        group = record.get("group", about.get("group"))
+        if group is not None:
+            groups[qid] = str(group)
+        if record.get("synthetic") or about.get("synthetic"):
+            synthetic.add(qid)
     faults += _problem("broken-line", broken, f"lines of {path.name} that are not objects with _id and text")
     faults += _problem("empty-query", empty, "questions without text")
     faults += _problem("duplicate-question", double, "question ids that stand twice")
-    return questions
+    return questions, groups, synthetic
 
 
 def _judgments(
     tables: Sequence[Path], questions: Mapping[str, str], faults: list[Problem]
-) -> tuple[dict[str, dict[str, int]], list[str]]:
+) -> tuple[dict[str, dict[str, int]], list[str], Literal["document", "chunk"]]:
+    widths: set[int] = set()
     judgments: dict[str, dict[str, int]] = {}
     broken: list[str] = []
     unknown: list[str] = []
@@ -162,21 +262,37 @@ def _judgments(
                 if not row or (number == 1 and row[0] == "query-id"):
                     continue
                 try:
-                    qid, doc, grade = row[0], row[1], int(row[2])
+                    qid, doc, grade = row[0], _target(row), int(row[-1])
                 except (IndexError, ValueError):
                     broken.append(f"{path.name} line {number}")
                     continue
+                widths.add(min(len(row), 4))
                 if qid not in questions:
                     unknown.append(qid)
                     continue
                 earlier = judgments.setdefault(qid, {}).get(doc)
                 if earlier is not None:
-                    (doubled if earlier == grade else conflicting).append(f"{qid}/{doc}")
+                    (doubled if earlier == grade else conflicting).append(f"{qid}/{shown(doc)}")
                 judgments[qid][doc] = grade
-    faults += _problem("broken-line", broken, "judgments that are not: question, document, whole number, with tabs")
+    expected = "question, document, (ordinal, or first and last character,) whole number, with tabs"
+    faults += _problem("broken-line", broken, f"judgments that are not: {expected}")
+    if len(widths) > 1:
+        faults.append(Problem("mixed-levels", (), "judgments of documents stand beside judgments of places in them"))
     faults += _problem("unknown-question", sorted(set(unknown)), "judgments of questions that are not in queries.jsonl")
     faults += _problem("conflict", conflicting, "judgments that stand twice with different grades")
-    return judgments, doubled
+    return judgments, doubled, "chunk" if 4 in widths else "document"
+
+
+def _target(row: Sequence[str]) -> str:
+    match len(row):
+        case 3:
+            return row[1]
+        case 4:
+            return f"{row[1]}{JOIN}{int(row[2])}"
+        case 5 if 0 <= int(row[2]) < int(row[3]):
+            return f"{row[1]}{JOIN}{int(row[2])}-{int(row[3])}"
+        case _:
+            raise ValueError(row)
 
 
 def _repeated(questions: Mapping[str, str]) -> list[str]:

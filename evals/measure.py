@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from evals.golden import GoldenSet, folded
+from evals.golden import JOIN, GoldenSet, folded, shown
 from evals.ground_truth import BLOCK_ROWS, Truth, exact_top_k
 from evals.measured import BuildMeasured, Latency, Quality
 from evals.metrics import DEPTH, METRICS, score
@@ -117,14 +117,21 @@ def measure_quality(
     """Metrics on the golden set through the build, with the default profile."""
     found = {qid: searcher(vector, DEPTH, None) for qid, vector in asked.golden.items()}
     names = sorted({name for names in found.values() for name in names})
-    documents = eval_reads.documents_of(conn, tenant_id, names)
+    if golden.level == "chunk":
+        judged = {place for grades in golden.judgments.values() for place in grades}
+        documents = {  # one place for each content: a judged one where there is one
+            name: tuple(place for place in places if place in judged)[:1] or places[:1]
+            for name, places in eval_reads.places_of(conn, tenant_id, names, join=JOIN).items()
+        }
+    else:
+        documents = eval_reads.documents_of(conn, tenant_id, names)
     run = {qid: folded(names, documents, depth=DEPTH) for qid, names in found.items()}
     per_question = score(golden.judgments, run)
     figures = {name: bootstrap(list(values.values())) for name, values in per_question.items()}
     return Quality(
         figures=figures,
         per_question={name: per_question[name] for name in METRICS},
-        top={qid: ranking[:TOP] for qid, ranking in run.items()},
+        top={qid: [shown(name) for name in ranking[:TOP]] for qid, ranking in run.items()},
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from evals.statistics import Comparison, Interval
@@ -146,6 +146,8 @@ class PastRun:
     p95_ms: float | None
     contents: int | None
     bytes: int | None
+    usd: float | None = None
+    """Spent on embedding so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,3 +192,12 @@ class Measured:
     """Wall time of the eval run."""
     overrides: tuple[Override, ...] = ()
     """Decisions by force, oldest first; every later report shows them."""
+    asked: tuple[str, ...] = ()
+    """The questions of the recall figures, so that the run can be repeated."""
+    golden_sha256: str | None = None
+    """Which content of the golden set; `kb.golden_sets` keeps it."""
+    golden_level: str = "document"
+    golden_groups: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Question id -> group; where the set names none, by length."""
+    golden_synthetic: int = 0
+    """Judged questions that no person wrote."""

@@ -16,7 +16,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from evals import corpus_stats
-from evals.golden import GoldenSet, read_golden, resolved
+from evals.golden import GoldenSet, documents_judged, from_body, read_golden, resolved
 from evals.ground_truth import Truth
 from evals.latency import measure_latency
 from evals.measure import Asked, MeasuredWithValues, measure_build, truth_of
@@ -30,12 +30,13 @@ from evals.serving import embedder_of, opened
 from evals.statistics import Comparison, compare
 from evals.sweep import EF_SEARCH, K
 from evals.verdict import Verdict, judge
-from kb_pipeline.config.schema import EvalConfig
+from kb_pipeline.config.schema import EvalConfig, IndexConfig
 from kb_pipeline.embed.protocol import Vectors
 from kb_pipeline.errors import ConfigError, NotLive
 from kb_pipeline.home import kb_home
 from kb_pipeline.stages.context import StageContext
 from kb_pipeline.store import eval_reads, eval_runs
+from kb_pipeline.store.eval_golden import put_golden, registered_body
 from kb_pipeline.store.eval_reads import BuildRow
 from kb_pipeline.store.reviews import decisions
 
@@ -57,6 +58,8 @@ class EvalSummary:
     """What `headline_of` gives; None where something was not measured."""
     markdown: str
     html_path: str
+    data: dict[str, Any]
+    """The report as plain values: what Markdown and HTML are drawn from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ def evaluate(ctx: StageContext, *, build_id: int | None = None, golden: str | No
     with ctx.db.connect("writer", tenant_id, autocommit=True) as conn:
         subject, live = chosen_builds(conn, tenant_id, build_id)
         asked = questions_of(conn, tenant_id, config, golden if golden is not None else config.golden)
-        measured = _measured(ctx, conn, subject, live, asked, began)
+        measured = measured_run(ctx, conn, subject, live, asked, began)
         verdict = judge(measured, config)
         return _stored(ctx, conn, measured, verdict)
 
@@ -104,13 +107,8 @@ def chosen_builds(conn: Connection[TupleRow], tenant_id: str, build_id: int | No
 
 def questions_of(conn: Connection[TupleRow], tenant_id: str, config: EvalConfig, golden: str | None) -> Questions:
     """Golden questions where a set is configured, filled up to the wanted number with sentences from the corpus."""
-    labels = None
-    if golden:
-        read = read_golden(Path(golden).expanduser())
-        ids = sorted({doc for grades in read.judgments.values() for doc in grades})
-        known = eval_reads.known_documents(conn, tenant_id, ids)
-        empty = eval_reads.corpus_rows(conn, tenant_id).documents == 0
-        labels = read if empty else resolved(read, known)
+    read = chosen_golden(conn, tenant_id, golden)
+    labels = None if read is None else fitted(conn, tenant_id, read)
     chosen = (
         sorted(labels.questions.values(), key=lambda text: hashlib.sha256(text.encode()).digest()) if labels else []
     )
@@ -124,14 +122,54 @@ def questions_of(conn: Connection[TupleRow], tenant_id: str, config: EvalConfig,
     return Questions(tuple(texts), " and ".join(parts) or "nothing, the corpus is empty", labels)
 
 
-def _measured(
+def chosen_golden(conn: Connection[TupleRow], tenant_id: str, golden: str | None) -> GoldenSet | None:
+    """The set in this folder; else the registered one of this name (`name`, `name@version`); without a name the one
+    that was registered last. Raises `ConfigError` for one that is neither."""
+    if golden is None or golden == "":
+        found = registered_body(conn, tenant_id, None)
+        return from_body(*found) if found else None
+    folder = Path(golden).expanduser()
+    if not folder.exists() and "/" not in golden:
+        name, _, version = golden.partition("@")
+        found = registered_body(conn, tenant_id, name, int(version) if version.isdigit() else None)
+        if found is not None:
+            return from_body(*found)
+    read = read_golden(folder)
+    put_golden(conn, tenant_id, read.name, read.sha256, read.body(), registered=False, by="eval")
+    return read
+
+
+def fitted(conn: Connection[TupleRow], tenant_id: str, golden: GoldenSet) -> GoldenSet:
+    """The set with the tenant's ids. An empty tenant has none, and takes it as it is."""
+    known = eval_reads.known_documents(conn, tenant_id, documents_judged(golden))
+    if not known and eval_reads.corpus_rows(conn, tenant_id).documents == 0:
+        return golden
+    chunks = eval_reads.chunk_places(conn, tenant_id, sorted(set(known.values()))) if golden.level == "chunk" else None
+    return resolved(golden, known, chunks)
+
+
+def groups_of(golden: GoldenSet) -> dict[str, str]:
+    """Question id -> group: as the set names them, else by length."""
+    if golden.groups:
+        return {qid: golden.groups.get(qid, "no group") for qid in golden.questions}
+
+    def length(words: int) -> str:
+        return "up to 4 words" if words <= 4 else "5 to 10 words" if words <= 10 else "more than 10 words"
+
+    return {qid: length(len(text.split())) for qid, text in golden.questions.items()}
+
+
+def measured_run(
     ctx: StageContext,
     conn: Connection[TupleRow],
     subject: BuildRow,
     live: BuildRow | None,
     asked: Questions,
     began: float,
+    *,
+    pinned: Mapping[int, int | None] | None = None,
 ) -> Measured:
+    """`pinned`: a repetition, with these widths (build -> ef_search of the default profile) and without latency."""
     tenant_id = ctx.tenant.tenant_id
     builds = [subject] if live is None else [subject, live]
     filled = [build for build in builds if eval_reads.covered(conn, tenant_id, build.version)[1] > 0]
@@ -140,8 +178,13 @@ def _measured(
         if build.version not in vectors:
             vectors[build.version] = _embedded(ctx, build, asked if build in filled else Questions((), "", None))
     task = ctx.progress.task("measure", len(builds) + 1, "builds")
-    searchers = {build.build_id: opened(ctx.db, tenant_id, build, ctx.tenant.index) for build in builds}
-    load = {str(build.build_id): searchers[build.build_id] for build in filled if len(vectors[build.version].recall)}
+    indexes = {build.build_id: _pinned(ctx.tenant.index, (pinned or {}).get(build.build_id)) for build in builds}
+    searchers = {build.build_id: opened(ctx.db, tenant_id, build, indexes[build.build_id]) for build in builds}
+    load = (
+        {}
+        if pinned is not None
+        else {str(build.build_id): searchers[build.build_id] for build in filled if len(vectors[build.version].recall)}
+    )
     timed: Mapping[str, Latency] = {}
     if load:
         questions = {str(build.build_id): vectors[build.version].recall for build in filled}
@@ -161,7 +204,7 @@ def _measured(
             truth=truth,
             opened=searchers[build.build_id],
             latency=timed.get(str(build.build_id)),
-            index=ctx.tenant.index,
+            index=indexes[build.build_id],
         )
         task.advance(1)
     task.done()
@@ -185,6 +228,11 @@ def _measured(
         versions=_versions(conn),
         seconds=time.perf_counter() - began,
         overrides=_overrides(conn, tenant_id),
+        asked=asked.texts,
+        golden_sha256=asked.golden.sha256 if asked.golden else None,
+        golden_level=asked.golden.level if asked.golden else "document",
+        golden_groups=groups_of(asked.golden) if asked.golden else {},
+        golden_synthetic=len(asked.golden.synthetic) if asked.golden else 0,
     )
 
 
@@ -194,6 +242,10 @@ def _overrides(conn: Connection[TupleRow], tenant_id: str) -> tuple[Override, ..
         for made in decisions(conn, tenant_id)
         if made.decision == "forced"
     )
+
+
+def _pinned(index: IndexConfig, ef_search: int | None) -> IndexConfig:
+    return index if ef_search is None else index.model_copy(update={"ef_search": ef_search})
 
 
 def _embedded(ctx: StageContext, build: BuildRow, asked: Questions) -> Asked:
@@ -245,7 +297,9 @@ def _stored(ctx: StageContext, conn: Connection[TupleRow], measured: Measured, v
     eval_runs.set_report(conn, tenant_id, eval_id, str(path))
     log.info("eval run %d of build %d: %s", eval_id, build.build_id, verdict.verdict)
     words = markdown(report, html_path=str(path))
-    return EvalSummary(eval_id, build.build_id, verdict.verdict, verdict.reasons, headline, words, str(path))
+    return EvalSummary(
+        eval_id, build.build_id, verdict.verdict, verdict.reasons, headline, words, str(path), asdict(report)
+    )
 
 
 def headline_of(measured: Measured) -> dict[str, Any]:
@@ -263,6 +317,7 @@ def headline_of(measured: Measured) -> dict[str, Any]:
         "coverage": build.coverage,
         "contents": build.contents,
         "bytes": build.bytes,
+        "spent_usd": measured.cost.usd,
         "questions": measured.questions,
         "seconds": measured.seconds,
     }
@@ -279,6 +334,7 @@ def _past(row: Mapping[str, Any]) -> PastRun:
         p95_ms=row.get("p95_ms"),
         contents=row.get("contents"),
         bytes=row.get("bytes"),
+        usd=row.get("spent_usd"),
     )
 
 

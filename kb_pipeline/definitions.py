@@ -19,6 +19,7 @@ def defs() -> dg.Definitions:
     from assets.jobs import kb_checks, kb_rebuild, kb_run
     from evals import checks, eval_report
     from kb_pipeline.resources import KnowledgeBase
+    from sensors.batches import batches_sensor
     from sensors.data_checks import data_checks_schedule
     from sensors.failures import run_failure_sensor
     from sensors.maintenance import maintenance_job, maintenance_schedule
@@ -39,7 +40,7 @@ def defs() -> dg.Definitions:
         ],
         asset_checks=[*checks.ALL],
         jobs=[kb_run, kb_rebuild, kb_checks, maintenance_job],
-        sensors=[tenants_sensor, review_reminder_sensor, *TRIGGER_SENSORS, run_failure_sensor],
+        sensors=[tenants_sensor, batches_sensor, review_reminder_sensor, *TRIGGER_SENSORS, run_failure_sensor],
         schedules=[nightly_schedule(), data_checks_schedule, maintenance_schedule()],
         resources={"kb": KnowledgeBase()},
         executor=dg.in_process_executor,

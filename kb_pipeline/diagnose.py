@@ -53,6 +53,7 @@ def orphan_staging(session: Session, conn: Connection[Any]) -> Finding:
 
 def tenant_findings(session: Session, conn: Connection[Any], tenant_id: str) -> list[Finding]:
     """Embeddings complete, something live and measured, nothing quarantined, and the plan of a real query."""
+    from kb_pipeline.store.breakers import breaker_rows
     from kb_pipeline.store.eval_runs import newest_eval_run
     from kb_pipeline.store.live import read_live
 
@@ -78,6 +79,19 @@ def tenant_findings(session: Session, conn: Connection[Any], tenant_id: str) -> 
     ]
     if live:
         findings += _live_findings(session, conn, tenant_id, live.build_id)
+    findings += [
+        Finding(
+            "provider",
+            False,
+            f"the circuit breaker of {breaker['endpoint']} is {breaker['state']} "
+            f"since {breaker['changed_at']:%F %H:%M}",
+            "the last run was not answered, so texts may lack vectors",
+            f"look at the provider, then {run}",
+            tenant_id,
+        )
+        for breaker in breaker_rows(conn, tenant_id)
+        if breaker["state"] != "closed"
+    ]
     if status.dead_letters:
         findings.append(
             Finding(

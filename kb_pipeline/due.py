@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from kb_pipeline.planner.model import Action, Backfill, Build, EnsureVersion, Evaluate, Promote, sentence
@@ -54,6 +54,7 @@ def due(session: Session, tenant_id: str) -> Due:
     from kb_pipeline.planner.plan import plan
     from kb_pipeline.stages.context import NullProgress
     from kb_pipeline.store.actual import actual_state
+    from kb_pipeline.store.batches import open_jobs
     from kb_pipeline.store.documents import count_documents
     from kb_pipeline.store.tenants import is_unsettled
 
@@ -67,12 +68,16 @@ def due(session: Session, tenant_id: str) -> Due:
         listed, changes = source_changes(ctx, conn)
         if is_unsettled(conn, tenant_id):
             changes = (*changes, "the last run did not end")
+        if jobs := open_jobs(conn, tenant_id):
+            changes = (*changes, f"{len(jobs)} batch jobs are at the provider")
     return Due(listed, changes, actions)
 
 
 def preview(session: Session, tenant_id: str) -> dict[str, Any]:
     """What a run would do and cost, as `kb plan --json` shows it. Chunks what changed; embeds and writes nothing."""
+    from kb_pipeline.embed.estimate import estimate
     from kb_pipeline.index.desired import desired_state
+    from kb_pipeline.migrate.cost import migration_cost
     from kb_pipeline.planner.plan import plan
     from kb_pipeline.stages.preview import scan_preview
     from kb_pipeline.store.actual import actual_state
@@ -89,10 +94,19 @@ def preview(session: Session, tenant_id: str) -> dict[str, Any]:
         inserted_total=actual.inserted_total + came,
         deleted_total=actual.deleted_total + gone,
     )
-    wanted = plan(desired_state(ctx.tenant), after)
+    desired = desired_state(ctx.tenant)
+    wanted = plan(desired, after)
+    live = next((one for one in actual.versions if actual.live and one.version == actual.live.version), None)
+    changing = live is not None and live.spec.hash() != desired.spec.hash()
     kinds = ("new", "changed", "renamed", "metadata_only", "deleted", "unchanged", "refused")
     documents = {kind: getattr(found.documents, kind) for kind in kinds}
     documents["refused"] += found.chunks.refused
+    lanes = estimate(
+        ctx.tenant.embedder,
+        texts=change.texts_to_embed,
+        tokens=change.tokens_to_embed,
+        sync_usd=change.cost_usd if change.price_known else None,
+    )
     return {
         "documents": documents,
         "chunks": {
@@ -103,8 +117,12 @@ def preview(session: Session, tenant_id: str) -> dict[str, Any]:
         },
         "texts_to_embed": change.texts_to_embed,
         "tokens_to_embed": change.tokens_to_embed,
-        "cost_usd": change.cost_usd if change.price_known else None,
+        "cost_usd": lanes.sync_usd,
+        "cost_batch_usd": lanes.batch_usd,
+        "minutes": lanes.minutes,
+        "price": lanes.price,
         "rebuild": wanted.rebuild is not None,
+        "migration": asdict(migration_cost(session, tenant_id, ctx.tenant.embedder)) if changing else None,
         "reasons": ([found.mass_deletion] if found.mass_deletion else []) + wanted.reasons,
     }
 

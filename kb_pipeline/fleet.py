@@ -49,7 +49,7 @@ class Fleet:
 
 
 _LOADED: dict[tuple[str, int, int], Settings] = {}
-"""The newest configuration this process has read: validating 10,000 tenants takes seconds, and sensors ask every minute.
+"""The newest configuration this process has read: validating 10,000 tenants takes seconds, and sensors ask often.
 """
 
 

@@ -60,7 +60,7 @@ class Maintained:
 
 
 def maintain(session: Session) -> Maintained:
-    """Does everything once; each part that cannot be done now is skipped with its reason. Safe beside runs and searches."""
+    """Does everything once; each part that cannot be done now is skipped with its reason. Safe beside runs."""
     done = Maintained()
     found = recover(session.db)
     done.recovered = [*(f"build {build} marked failed" for build in found.failed_builds), *found.dropped_indexes]

@@ -1,4 +1,4 @@
-"""What every trigger's sensor does: ask the engine what is due, look at the runs it asked for before, request new ones."""
+"""What every trigger's sensor does: ask the engine what is due, look at the runs asked for before, request new ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ RUN_KEY_TAG = "dagster/run_key"
 MOST = 50
 """Runs that one tick asks for: the queue is worked off before more are added."""
 INDEX_ASSETS = CHAIN[CHAIN.index("hnsw_index") :]
-ENDED = {dg.DagsterRunStatus.FAILURE: "failed", dg.DagsterRunStatus.CANCELED: "failed", dg.DagsterRunStatus.SUCCESS: "succeeded"}  # fmt: skip
+ENDED: dict[dg.DagsterRunStatus, LastRun] = {
+    dg.DagsterRunStatus.FAILURE: "failed",
+    dg.DagsterRunStatus.CANCELED: "failed",
+    dg.DagsterRunStatus.SUCCESS: "succeeded",
+}
 
 
 def trigger_sensor(name: str, description: str, *, assets: tuple[str, ...] = INDEX_ASSETS) -> dg.SensorDefinition:
@@ -74,10 +78,7 @@ def last_runs(instance: dg.DagsterInstance, keys: Iterable[str]) -> dict[str, La
     found: dict[str, LastRun] = {}
     for start in range(0, len(asked), 500):
         for run in instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: asked[start : start + 500]})):
-            ended = ENDED.get(run.status)
-            found.setdefault(
-                run.tags[RUN_KEY_TAG], "failed" if ended == "failed" else "succeeded" if ended else "going"
-            )
+            found.setdefault(run.tags[RUN_KEY_TAG], ENDED.get(run.status, "going"))
     return found
 
 

@@ -223,6 +223,8 @@ class ProviderServer:
                 "distinct": len(led.paid_texts),
                 "paid_tokens": led.paid_tokens,
                 "batch_jobs": led.batch_jobs,
+                "answered_tokens": sum(tokens for _, tokens, status in led.sent if status == 200),
+                "span_s": led.sent[-1][0] - led.sent[0][0] if led.sent else 0.0,
             }
             return await self._send(writer, 200, json.dumps(facts).encode())
         address, _, question = path.partition("?")

@@ -31,7 +31,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProviderServer]:
 
 @pytest.fixture
 def world(db: Database, tmp_path: Path, server: ProviderServer) -> World:
-    made = World(db, tmp_path, sections={"embedder": settings(server), "chunking": {"max_tokens": 16}})
+    made = World(db, tmp_path, sections={"embedder": settings(server), "chunking": {"max_tokens": 24}})
     with db.connect("owner") as conn:
         conn.execute("INSERT INTO kb.tenants (tenant_id) VALUES ('world') ON CONFLICT DO NOTHING")
     made.write({f"{at}.md": page(f"Title {at}", PARAGRAPHS[at * 3 : at * 3 + 3]) for at in range(10)})
@@ -247,7 +247,9 @@ def test_auto_takes_the_batch_lane_from_a_number_of_texts_on(world: World, serve
     world.run()
     assert (server.ledger.batch_jobs, server.ledger.paid_twice()) == (0, 0)
     world.sections["embedder"] = settings(server, lane="auto", batch_above=2)
-    world.write({"new.md": page("New", ["One more.", "And another."])})
+    world.write(
+        {"new.md": page("New", [f"Yet another paragraph, number {n}, at some length again." for n in range(3)])}
+    )
     pending(world)
     assert server.ledger.batch_jobs == 1
 

@@ -135,7 +135,7 @@ def test_overlap_repeats_whole_sentences_within_a_section() -> None:
 
 
 def test_code_is_cut_at_functions_and_classes() -> None:
-    source = '"""Doc."""\nimport os\n\n\n# about f\n@deco\ndef f(a):\n' + "    a += 1\n" * 4 + "\n\nclass Big:\n    x = 1\n\n"
+    source = '"""Doc."""\nimport os\n\n\n# about f\n@deco\ndef f(a):\n' + "    a += 1\n" * 7 + "\n\nclass Big:\n    x = 1\n\n"
     source += "".join(f"    def m{n}(self):\n" + "        self.x += 1\n" * 5 + "\n" for n in range(3))
     found = chunks(source, "code:python")
     assert [(c.text.split("\n")[0], c.heading_path) for c in found] == [

@@ -37,6 +37,7 @@ def test_names_are_those_that_people_know() -> None:
     }
     assert {sensor.name for sensor in repository.sensor_defs} == {
         "tenants",
+        "batches",
         "review_reminder",
         "growth",
         "churn",

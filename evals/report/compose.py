@@ -212,11 +212,10 @@ def trend(history: Sequence[PastRun]) -> tuple[Plot, ...]:
         ("Quality over runs", "nDCG@10 (0 to 1)", [run.ndcg_10 for run in history], 1.0, 0.1, False),
         ("Latency over runs", "p95 (ms)", [run.p95_ms for run in history], None, 1.0, True),
         ("Size over runs", "contents", [run.contents for run in history], None, 10.0, True),
+        ("Cost over runs", "embedding so far (USD)", [run.usd or None for run in history], None, 0.01, True),
     ):
         points = tuple((float(place), float(value)) for place, value in enumerate(values) if value is not None)
-        failed = tuple(
-            number for number, (place, _) in enumerate(points) if history[int(place)].verdict == "fail"
-        )
+        failed = tuple(number for number, (place, _) in enumerate(points) if history[int(place)].verdict == "fail")
         if len(points) < 2:
             continue
         first, last = (

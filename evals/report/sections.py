@@ -7,8 +7,13 @@ from evals.measured import BuildMeasured, Measured, SweepPoint
 from evals.metrics import LABELS, MAIN
 from evals.report import numbers as say
 from evals.report.model import Bars, Line, LineChart, Plot, Ranks, Section, Style, Table, Words
+from evals.statistics import bootstrap
 from evals.sweep import K
 
+JUDGED = {
+    "document": "Chunks found are folded to their documents by the best chunk",
+    "chunk": "Chunks themselves are judged: a judged span means the chunks that hold half of it",
+}
 SHOWN = 10
 """Questions listed as better and as worse."""
 
@@ -143,15 +148,56 @@ def quality_section(measured: Measured) -> Section:
     blocks: list[Words | Table | Plot] = [
         Words(
             f"Golden set {measured.golden}: {say.count(len(measured.golden_questions), 'judged question')}. "
-            "Chunks found are folded to their documents by the best chunk; a question without answer counts as zero. "
+            f"{JUDGED[measured.golden_level]}; a question without answer counts as zero. "
             "In brackets: 95 % interval."
+        ),
+        *(
+            [
+                Words(
+                    f"{say.count(measured.golden_synthetic, 'question')} of them are synthetic: no person wrote or accepted them."
+                )
+            ]
+            if measured.golden_synthetic
+            else []
         ),
         *(Words(f"Golden set: {problem}.") for problem in measured.golden_problems),
         Table("Quality", ("Metric (0 to 1)", f"Build {measured.subject.build_id}", "Live build"), rows, numeric=(1, 2)),
     ]
+    blocks += group_table(measured)
     if live:
         blocks += moved_questions(measured)
     return Section("Retrieval quality", tuple(blocks))
+
+
+def group_table(measured: Measured) -> list[Words | Table | Plot]:
+    """Quality by group of questions, weakest first; nothing where all are of one group."""
+    quality = measured.subject.quality
+    members: dict[str, list[str]] = {}
+    for qid, group in measured.golden_groups.items():
+        members.setdefault(group, []).append(qid)
+    if quality is None or len(members) < 2:
+        return []
+    live = measured.live.quality if measured.live else None
+    found = {
+        group: {
+            name: bootstrap([quality.per_question[name][qid] for qid in qids]) for name in (MAIN, "hit@1", "recall@10")
+        }
+        for group, qids in members.items()
+    }
+    ordered = sorted(members, key=lambda group: (found[group][MAIN].mean, group))
+    columns = ("Group of questions", "Questions", *(LABELS[name] for name in (MAIN, "hit@1", "recall@10")))
+    rows = tuple(
+        (
+            group,
+            say.count(len(members[group])),
+            *(say.interval(figure) for figure in found[group].values()),
+            *((f"{bootstrap([live.per_question[MAIN][qid] for qid in members[group]]).mean:.3f}",) if live else ()),
+        )
+        for group in ordered
+    )
+    if live:
+        columns += (f"{LABELS[MAIN]}, live build",)
+    return [Table("Quality by group of questions", columns, rows, numeric=tuple(range(1, len(columns))))]
 
 
 def moved_questions(measured: Measured) -> list[Words | Table | Plot]:

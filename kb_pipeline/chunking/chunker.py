@@ -111,24 +111,37 @@ def _chunks(document: SourceDocument, config: ChunkingConfig) -> Generator[list[
 
 
 def _counted(text: str, pieces: list[Piece], budget: Budget) -> Generator[list[str], list[int], list[Chunk]]:
-    """The chunks with their real token counts; a piece whose estimate was too low is divided until it fits."""
-    done: dict[int, Chunk] = {}
+    """The chunks with their real token counts; a piece whose estimate was too low gives up its last block."""
+    done: dict[int, tuple[Piece, Chunk]] = {}
     todo = pieces
     while todo:
         drafts = [_draft(text, piece, budget) for piece in todo]
         counts = yield [embedded_text(context, body) for _, _, _, context, body in drafts]
         again: list[Piece] = []
         for piece, draft, count in zip(todo, drafts, counts, strict=True):
-            start, end, path, context, body = draft
             if count > budget.max_tokens:
                 again.extend((yield from _smaller(text, piece, budget)))
                 continue
-            done[piece.blocks[0].start] = Chunk(0, start, end, body, context, path, _kind(piece), count, fingerprint(context, body))
-        todo = again
+            start, end, path, context, body = draft
+            chunk = Chunk(0, start, end, body, context, path, _kind(piece), count, fingerprint(context, body))
+            done[piece.blocks[0].start] = (piece, chunk)
+        todo = again or _out_of_order(done)
     return [
         Chunk(i, c.start, c.end, c.text, c.context, c.heading_path, c.kind, c.tokens, c.fingerprint)
-        for i, c in enumerate(done[at] for at in sorted(done))
+        for i, c in enumerate(done[at][1] for at in sorted(done))
     ]
+
+
+def _out_of_order(done: dict[int, tuple[Piece, Chunk]]) -> list[Piece]:
+    """Pieces whose overlap reaches back beyond the piece before, since that was divided: they go without."""
+    last = -1
+    found: list[Piece] = []
+    for at in sorted(done):
+        piece, chunk = done[at]
+        if piece.overlap and chunk.start <= last:
+            found.append(Piece(piece.blocks))
+        last = max(last, chunk.start)
+    return found
 
 
 def _draft(text: str, piece: Piece, budget: Budget) -> tuple[int, int, tuple[str, ...], str, str]:

@@ -34,7 +34,7 @@ def _level(text: str, start: int, end: int, column: int) -> list[Block]:
             least = depth
             starts.append((at, depth))
     blocks: list[Block] = []
-    for (at, depth), (following, _) in zip(starts, [*starts[1:], (end, 0)], strict=True):
+    for (at, depth), (following, _) in zip(starts, [*starts[1:], (end, 0)], strict=False):
         blocks.append(_block(text, at, following, depth))
     return blocks
 

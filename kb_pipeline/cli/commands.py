@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from kb_pipeline.cli import (
+    batches,
     builds,
     chunks,
     db,
@@ -12,17 +13,23 @@ from kb_pipeline.cli import (
     demo,
     dev,
     doctor,
+    embeddings,
     evaluate,
+    golden,
+    history,
     init,
     maintain,
+    migrate,
     plan,
     promote,
     purge,
     reject,
     run,
     search,
+    spend,
     status,
     tenants,
+    tune,
 )
 
 
@@ -35,19 +42,26 @@ def register(app: typer.Typer) -> None:
         ("search", search.search),
         ("status", status.status),
         ("eval", evaluate.evaluate),
+        ("history", history.history),
         ("builds", builds.builds),
         ("promote", promote.promote),
         ("reject", reject.reject),
         ("rollback", promote.rollback),
         ("rebuild", run.rebuild),
         ("chunks", chunks.chunks),
+        ("spend", spend.spend),
+        ("batches", batches.batches),
         ("purge", purge.purge),
         ("doctor", doctor.doctor),
         ("maintain", maintain.maintain),
+        ("tune", tune.tune),
         ("dev", dev.dev),
         ("demo", demo.demo),
     ):
         app.command(name)(command)
+    app.add_typer(migrate.app, name="migrate", help="Change the embedding model: start, look on, pause, resume, abort.")
+    app.add_typer(golden.app, name="golden", help="Golden sets: add, list, check, sample, settle.")
     app.add_typer(tenants.app, name="tenants", help="List the tenants, or erase one.")
+    app.add_typer(embeddings.app, name="embeddings", help="Vectors in and out as Parquet.")
     app.add_typer(dead_letters.app, name="dead-letters", help="What could not be indexed, and trying it again.")
     app.add_typer(db.app, name="db", help="The embedded Postgres: start, stop, url, backup, restore.")

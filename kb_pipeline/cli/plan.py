@@ -45,5 +45,15 @@ def in_words(found: dict[str, Any]) -> list[str]:
     usd = found["cost_usd"]
     cost = "price not known" if usd is None else f"${usd:.4f}" if usd else "no cost"
     lines = [f"documents: {documents or 'none'}", f"chunks: {chunks or 'none touched'}"]
+    if usd and found["cost_batch_usd"] is not None:
+        cost = f"{cost} (batch lane: ${found['cost_batch_usd']:.4f})"
+    if found["minutes"] is not None:
+        cost = f"{cost}, at least {found['minutes']:,.1f} minutes under the configured limits"
     lines.append(f"to embed: {found['texts_to_embed']:,} texts, {found['tokens_to_embed']:,} tokens, {cost}")
+    if usd and found["price"]:
+        lines.append(f"price: {found['price']}")
+    if found["migration"] is not None:
+        from kb_pipeline.migrate.cost import MigrationCost
+
+        lines += [f"change of model: {line}" for line in MigrationCost(**found["migration"]).lines()]
     return [*lines, *(f"- {reason}" for reason in found["reasons"])]

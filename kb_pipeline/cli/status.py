@@ -46,5 +46,14 @@ def _row(state: dict[str, Any]) -> dict[str, Any]:
         "live": f"build {live['build_id']} ({live['method']}), {live['model']} {live['dims']} d" if live else None,
         "last eval": f"{evaluated['verdict']} {evaluated['created_at']}" if evaluated else None,
         "quarantined": state["dead_letters"],
+        "provider": _provider(state),
         "state": state["state"],
     }
+
+
+def _provider(state: dict[str, Any]) -> str | None:
+    """What stands between the tenant and its provider: open circuit breakers and batch jobs; None when nothing does."""
+    said = [f"breaker {one['state']} ({one['endpoint']})" for one in state["breakers"] if one["state"] != "closed"]
+    if jobs := state["batch_jobs"]:
+        said.append(f"{len(jobs)} batch jobs")
+    return ", ".join(said) or None

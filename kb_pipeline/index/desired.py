@@ -9,7 +9,7 @@ from kb_pipeline.planner.model import Desired
 
 MAX_NEIGHBOURS = 128
 """HNSW indexes of other tenants in a partition above which a tenant stays exact: planning a search takes about 12 us
-for each index of the partition (975 ms with 82,795, hindsight #4615), and it is to stay under 2 ms with both slots full.
+for each index of the partition (975 ms with 82,795, hindsight #4615), and it is to stay under 2 ms, both slots full.
 """
 
 

@@ -10,7 +10,7 @@ from kb_pipeline.index.recover import drop_build
 from kb_pipeline.migrate.contract import Contracted, contract_tenant
 from kb_pipeline.store.live import read_live
 from kb_pipeline.store.locks import tenant_lock
-from kb_pipeline.store.migrations_state import put_migration, read_migration
+from kb_pipeline.store.migrations_state import ask_again, put_migration, read_migration
 from kb_pipeline.store.retire import drop_unused_columns
 from kb_pipeline.store.versions import find_version, read_version
 
@@ -41,6 +41,7 @@ def resume(db: Database, tenant_id: str, *, by: str) -> EmbedderSpec:
             raise ConfigError(f"no change of model of tenant {tenant_id!r} is paused, aborted or rolled back")
         target = EmbedderSpec(**row.target)
         put_migration(conn, tenant_id, target, "running", by=by)
+        ask_again(conn, tenant_id, target)
     return target
 
 

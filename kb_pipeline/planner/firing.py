@@ -61,7 +61,7 @@ def run_key(trigger: str, tenant_id: str, cause: str, failed: int) -> str:
 
 
 def wait_after(failed: int) -> timedelta:
-    """How long a cause rests after so many failed runs: not at all after the first, then 10 minutes, 20, 40, ... a day."""
+    """How long a cause rests after so many failed runs: not after the first, then 10 minutes, 20, 40, ... a day."""
     if failed <= 1:
         return timedelta()
     return min(FIRST_WAIT * 2 ** min(failed - 2, 16), LONGEST_WAIT)

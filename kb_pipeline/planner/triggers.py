@@ -68,8 +68,8 @@ def churn(deleted: int, rows_at_build: int) -> Trigger | None:
 
 
 def quality(facts: QualityFacts | None, recall_floor: float) -> Trigger | None:
-    """Fires when the last three eval runs of the live build were all bad in the same way: recall under the floor, or p95
-    30 % over the value at promotion. Stops after one rebuild for it that brought no gain."""
+    """Fires when the last three eval runs of the live build were all bad in the same way: recall under the floor, or
+    p95 30 % over the value at promotion. Stops after one rebuild for it that brought no gain."""
     if facts is None or len(facts.since) < BAD_RUNS:
         return None
     last = facts.since[:BAD_RUNS]

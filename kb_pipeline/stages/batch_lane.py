@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -72,7 +72,7 @@ class BatchLane:
                 self._start(space, job, Path(file.name))
                 sent([one.fingerprint for one in job])
             if first_of_next is not None:
-                stream = _chained(first_of_next, stream)
+                stream = chain([first_of_next], stream)
 
     def require_done(self) -> None:
         """Raise `BatchesPending` with the numbers when texts are at the provider."""
@@ -198,7 +198,8 @@ def _write(
     """One job's input file: its texts, and the one that did not fit any more."""
     job: list[Pending] = []
     size = 0
-    for one in _chained(first, rest):
+    # chain, not a generator: one that is left half-way would close `rest`
+    for one in chain([first], rest):
         line = request_line(spec, one.fingerprint, one.text)
         if job and (len(job) >= MAX_INPUTS or size + len(line) > MAX_BYTES):
             file.flush()
@@ -208,8 +209,3 @@ def _write(
         job.append(Pending(one.fingerprint, "", one.tokens, one.doc_id, one.ordinal))
     file.flush()
     return job, None
-
-
-def _chained(first: Pending, rest: Iterator[Pending]) -> Iterator[Pending]:
-    yield first
-    yield from rest

@@ -110,7 +110,7 @@ def run(ctx: StageContext, *, max_cost: float | None = None) -> EmbeddingsSummar
                 batches.require_done()
         except (BudgetExceeded, ProviderUnavailable, BatchesPending) as error:
             stopped = error
-            log.warning("stopped: %s; documents that are complete are committed", error)
+            log.warning("stopped: %s", error)
         applied = apply_change_set(ctx, conn, change_set, wanted.required, embedding.refused, whole=stopped is None)
         if stopped is not None:
             raise stopped

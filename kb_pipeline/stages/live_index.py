@@ -66,8 +66,8 @@ def run(ctx: StageContext, *, by: str, approve: Approval | None = None) -> LiveS
     """Promotes the newest candidate if its stored verdict and the review mode allow, and drops what is past its soak.
 
     A build that a person refused is not promoted. Raises `ConfigError` for an approval of another build than the one
-    that waits, `GateRefused` with the reasons when the candidate did not pass, once for each time it was measured and not
-    with `on_refusal = "warn"`; `StaleStage` when it was not measured. What is live stays.
+    that waits, `GateRefused` with the reasons when the candidate did not pass, once for each time it was measured and
+    not with `on_refusal = "warn"`; `StaleStage` when it was not measured. What is live stays.
     """
     tenant_id = ctx.tenant_id
     with ctx.db.connect("owner") as conn:

@@ -73,7 +73,8 @@ def _builds(conn: Connection[TupleRow], tenant_id: str) -> tuple[BuildFacts, ...
         "(SELECT verdict FROM kb.eval_runs e WHERE e.tenant_id = b.tenant_id AND e.build_id = b.build_id "
         "ORDER BY eval_id DESC LIMIT 1) END, index_name FROM kb.builds b "
         "WHERE tenant_id = %s AND (state IN ('building', 'candidate', 'live', 'previous') OR state = 'dropped' "
-        "AND build_id > (SELECT l.build_id FROM kb.live l WHERE l.tenant_id = b.tenant_id) AND EXISTS "
+        "AND NOT b.detail ? 'asked_again' AND build_id > (SELECT l.build_id FROM kb.live l "
+        "WHERE l.tenant_id = b.tenant_id) AND EXISTS "
         "(SELECT FROM kb.eval_runs e WHERE e.tenant_id = b.tenant_id AND e.build_id = b.build_id)) ORDER BY build_id",
         (tenant_id,),
     )
@@ -103,9 +104,9 @@ def _live(conn: Connection[TupleRow], tenant_id: str) -> LiveFacts | None:
 
 def _quality(conn: Connection[TupleRow], tenant_id: str) -> QualityFacts | None:
     row = conn.execute(
-        "SELECT b.detail ->> 'trigger', b.detail -> 'numbers', p.recall, p.p95_ms, ARRAY(SELECT ARRAY[e.recall, e.p95_ms] "
-        "FROM kb.eval_runs e WHERE e.tenant_id = l.tenant_id AND e.build_id = l.build_id AND e.created_at >= "
-        "l.promoted_at AND e.eval_id > coalesce(l.eval_id, 0) ORDER BY e.eval_id DESC LIMIT 3) "
+        "SELECT b.detail ->> 'trigger', b.detail -> 'numbers', p.recall, p.p95_ms, ARRAY(SELECT "
+        "ARRAY[e.recall, e.p95_ms] FROM kb.eval_runs e WHERE e.tenant_id = l.tenant_id AND e.build_id = l.build_id "
+        "AND e.created_at >= l.promoted_at AND e.eval_id > coalesce(l.eval_id, 0) ORDER BY e.eval_id DESC LIMIT 3) "
         "FROM kb.live l JOIN kb.builds b USING (build_id) LEFT JOIN kb.eval_runs p ON p.eval_id = l.eval_id "
         "WHERE l.tenant_id = %s",
         (tenant_id,),

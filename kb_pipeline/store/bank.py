@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from kb_pipeline.embed.protocol import EmbedderSpec, Vectors
+from kb_pipeline.fingerprint import embedded_text
 from kb_pipeline.store.contents import column
 
 
@@ -78,3 +79,20 @@ def shared_vectors(
         binary=True,
     )
     return dict(rows.fetchall())
+
+
+def stored_vectors(
+    conn: Connection[TupleRow], tenant_id: str, version: int, *, batch_rows: int = 1000
+) -> Iterator[list[tuple[bytes, str, Vectors]]]:
+    """Fingerprint, embedded text and vector of every content that has one, batch by batch, each a statement."""
+    query = sql.SQL(
+        "SELECT fingerprint, context, body, {column}::vector FROM kb.contents WHERE tenant_id = %s "
+        "AND {column} IS NOT NULL AND fingerprint > %b ORDER BY fingerprint LIMIT %s"
+    ).format(column=column(version))
+    after = b""
+    while True:
+        rows = conn.execute(query, (tenant_id, after, batch_rows), binary=True).fetchall()
+        if not rows:
+            return
+        yield [(fingerprint, embedded_text(context, body), vector) for fingerprint, context, body, vector in rows]
+        after = rows[-1][0]

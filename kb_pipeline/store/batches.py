@@ -108,6 +108,16 @@ def open_jobs(conn: Connection[TupleRow], tenant_id: str) -> list[Job]:
         ).fetchall()
 
 
+def all_open_jobs(conn: Connection[TupleRow], tenants: Sequence[str]) -> list[tuple[str, Job]]:
+    """Open jobs of these tenants, those first that were looked at longest ago; `conn` is the owner's."""
+    found = conn.execute(
+        "SELECT tenant_id FROM kb.batch_jobs WHERE tenant_id = ANY(%s) AND state = ANY(%s) "
+        "GROUP BY tenant_id ORDER BY min(changed_at)",
+        (list(tenants), list(OPEN)),
+    ).fetchall()
+    return [(tenant_id, job) for (tenant_id,) in found for job in open_jobs(conn, tenant_id)]
+
+
 def job_rows(conn: Connection[TupleRow], tenants: Sequence[str], *, open_only: bool = False) -> list[dict[str, Any]]:
     """Jobs for people, newest first; `conn` is the owner's."""
     with conn.cursor(row_factory=dict_row) as cursor:

@@ -162,6 +162,16 @@ def mark_dropped(conn: Connection[TupleRow], tenant_id: str, build_id: int) -> b
         return True
 
 
+def keep_fitted(conn: Connection[TupleRow], tenant_id: str, build_id: int, ef_search: Mapping[str, int]) -> None:
+    """Keeps ef_search by profile with a build: `kb.search` takes it where neither the request nor the configuration
+    says another."""
+    conn.execute(
+        "UPDATE kb.builds SET params = params || jsonb_build_object('ef_search', %s::jsonb) WHERE tenant_id = %s AND "
+        "build_id = %s",
+        (Jsonb(dict(ef_search)), tenant_id, build_id),
+    )
+
+
 def note_refusal(conn: Connection[TupleRow], tenant_id: str, build_id: int, eval_id: int) -> bool:
     """Writes down that a person was told of this eval run's refusal; False when that was done before."""
     return (

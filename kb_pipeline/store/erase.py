@@ -43,6 +43,15 @@ def purge_document(conn: Connection[TupleRow], tenant_id: str, doc_id: str, stag
             "(SELECT FROM kb.chunks p WHERE p.tenant_id = %s AND p.fingerprint = u.f)",
             (list({row[0] for row in rows}), tenant_id),
         ).fetchone()
+        # Vectors that wait for these texts in the bank: an embedding tells much of its text.
+        conn.execute(
+            "DELETE FROM kb.vector_bank b USING kb.contents c WHERE b.tenant_id = %s AND c.tenant_id = b.tenant_id "
+            "AND NOT EXISTS (SELECT FROM kb.chunks p WHERE p.tenant_id = c.tenant_id "
+            "AND p.fingerprint = c.fingerprint) AND b.key IN (c.fingerprint, "
+            "sha256(convert_to(CASE WHEN c.context = '' THEN c.body "
+            "ELSE c.context || E'\\n\\n' || c.body END, 'UTF8')))",
+            (tenant_id,),
+        )
         # All that no chunk refers to: which of the orphans stood in earlier forms of this document is not known.
         contents = conn.execute(
             "DELETE FROM kb.contents c WHERE tenant_id = %s AND NOT EXISTS "

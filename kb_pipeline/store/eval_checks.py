@@ -44,6 +44,20 @@ def sampled_chunks(conn: Connection[TupleRow], tenant_id: str, *, limit: int) ->
         return cursor.execute(query, {"t": tenant_id, "limit": limit}).fetchall()
 
 
+def passages(conn: Connection[TupleRow], tenant_id: str, *, limit: int) -> list[tuple[str, int, str, str]]:
+    """(document, ordinal, innermost heading, body) of one place of some contents; fingerprints are uniform, so the
+    first are a sample."""
+    query = """
+        SELECT k.doc_id, k.ordinal, coalesce(k.heading_path[cardinality(k.heading_path)], ''), c.body
+        FROM (SELECT fingerprint, body FROM kb.contents WHERE tenant_id = %(t)s AND orphaned_at IS NULL
+              ORDER BY fingerprint LIMIT %(n)s) c
+        CROSS JOIN LATERAL (SELECT doc_id, ordinal, heading_path FROM kb.chunks p WHERE p.tenant_id = %(t)s
+              AND p.fingerprint = c.fingerprint ORDER BY doc_id, ordinal LIMIT 1) k
+        ORDER BY c.fingerprint
+    """
+    return conn.execute(query, {"t": tenant_id, "n": limit}).fetchall()  # type: ignore[return-value]
+
+
 def is_applied(conn: Connection[TupleRow], tenant_id: str, root_id: int) -> bool:
     """Whether the tables hold what descends from this `documents` output, or a later one."""
     row = conn.execute("SELECT applied_manifest >= %s FROM kb.tenants WHERE tenant_id = %s", (root_id, tenant_id))

@@ -120,6 +120,32 @@ def documents_of(
     return {bytes(fingerprint): tuple(doc_ids) for fingerprint, doc_ids in rows}
 
 
+def places_of(
+    conn: Connection[TupleRow], tenant_id: str, fingerprints: Sequence[bytes], *, join: str
+) -> dict[bytes, tuple[str, ...]]:
+    """Where each content stands, as document, `join`, ordinal; in that order."""
+    query = """
+        SELECT fingerprint, array_agg(doc_id || %s || ordinal ORDER BY doc_id, ordinal) FROM kb.chunks
+        WHERE tenant_id = %s AND fingerprint = ANY(%s) GROUP BY fingerprint
+    """
+    rows = conn.execute(query, (join, tenant_id, list(fingerprints))).fetchall()
+    return {bytes(fingerprint): tuple(places) for fingerprint, places in rows}
+
+
+def chunk_places(
+    conn: Connection[TupleRow], tenant_id: str, doc_ids: Sequence[str]
+) -> dict[str, list[tuple[int, int, int]]]:
+    """Document id -> (ordinal, first character, character after the last) of its chunks."""
+    query = """
+        SELECT doc_id, ordinal, start_offset, end_offset FROM kb.chunks
+        WHERE tenant_id = %s AND doc_id = ANY(%s) ORDER BY doc_id, ordinal
+    """
+    found: dict[str, list[tuple[int, int, int]]] = {}
+    for doc_id, ordinal, start, end in conn.execute(query, (tenant_id, list(doc_ids))).fetchall():
+        found.setdefault(doc_id, []).append((ordinal, start, end))
+    return found
+
+
 def known_documents(conn: Connection[TupleRow], tenant_id: str, ids: Sequence[str]) -> dict[str, str]:
     """Which of these ids or uris the tenant has: id or uri -> document id. An id wins over an equal uri."""
     asked = list(ids)

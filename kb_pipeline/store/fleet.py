@@ -17,8 +17,9 @@ _OVER = """
 WITH over AS (
     SELECT t.tenant_id, t.contents, t.inserted_total, t.deleted_total, l.version, l.build_id, l.previous_version,
            l.previous_build_id, l.eval_id, l.promoted_at, b.detail, w.embedder_hash
-      FROM unnest(%(ids)s::text[], %(hash)s::bytea[], %(m)s::int[], %(ef)s::int[], %(storage)s::text[], %(exact)s::bigint[],
-                  %(floor)s::float8[]) AS w (tenant_id, embedder_hash, m, ef, storage, exact_below, floor)
+      FROM unnest(%(ids)s::text[], %(hash)s::bytea[], %(m)s::int[], %(ef)s::int[], %(storage)s::text[],
+                  %(exact)s::bigint[], %(floor)s::float8[])
+           AS w (tenant_id, embedder_hash, m, ef, storage, exact_below, floor)
       JOIN kb.tenants t ON t.tenant_id = w.tenant_id AND t.state = 'active'
       JOIN kb.live l ON l.tenant_id = t.tenant_id
       JOIN kb.builds b ON b.build_id = l.build_id
@@ -52,11 +53,14 @@ SELECT o.tenant_id, o.contents, o.inserted_total, o.deleted_total, o.version, o.
        (SELECT coalesce(jsonb_agg(jsonb_build_object('build_id', b.build_id, 'version', b.version, 'method', b.method,
                'slot', b.slot, 'params', b.params, 'rows_at_build', b.rows_at_build, 'state', b.state,
                'deleted_at_build', b.deleted_at_build, 'verdict', b.verdict) ORDER BY b.build_id), '[]')
-          FROM (SELECT x.*, (SELECT e.verdict FROM kb.eval_runs e WHERE e.tenant_id = x.tenant_id
-                                AND e.build_id = x.build_id ORDER BY e.eval_id DESC LIMIT 1) AS verdict
+          FROM (SELECT x.*, CASE WHEN (SELECT r.decision FROM kb.reviews r WHERE r.tenant_id = x.tenant_id
+                                           AND r.build_id = x.build_id ORDER BY r.review_id DESC LIMIT 1) = 'rejected'
+                            THEN 'fail'
+                            ELSE (SELECT e.verdict FROM kb.eval_runs e WHERE e.tenant_id = x.tenant_id
+                                     AND e.build_id = x.build_id ORDER BY e.eval_id DESC LIMIT 1) END AS verdict
                   FROM kb.builds x WHERE x.tenant_id = o.tenant_id
                    AND (x.state IN ('building', 'candidate', 'live', 'previous')
-                        OR x.state = 'dropped' AND x.build_id > o.build_id)) b
+                        OR x.state = 'dropped' AND NOT x.detail ? 'asked_again' AND x.build_id > o.build_id)) b
          WHERE b.state <> 'dropped' OR b.verdict IS NOT NULL)
   FROM over o LEFT JOIN kb.eval_runs p ON p.eval_id = o.eval_id
  ORDER BY o.tenant_id

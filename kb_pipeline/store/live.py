@@ -48,12 +48,18 @@ def lock_builds(conn: Connection[TupleRow], tenant_id: str) -> None:
     )
 
 
+_REBUILT_IN_SOAK = (
+    "excluded.version = l.version AND l.previous_version <> l.version AND l.previous_build_id IS NOT NULL"
+)
+
+
 def switch(
     conn: Connection[TupleRow], tenant_id: str, build_id: int, *, by: str, why: str | None, eval_id: int | None
 ) -> None:
     """Makes a standing build live and the live one previous. Call within a transaction that holds `lock_builds`.
 
-    The version served before stays searchable (`previous`); the one before that is no longer kept for it.
+    The version served before stays searchable (`previous`); the one before that is no longer kept for it. While another
+    model is in soak, a rebuild of the live one leaves it there: the way back goes to that model until its soak is over.
     """
     values = {"t": tenant_id, "b": build_id, "by": by, "why": why, "eval": eval_id}
     for statement in (
@@ -64,7 +70,9 @@ def switch(
         "INSERT INTO kb.live AS l (tenant_id, version, build_id, promoted_by, why, eval_id) "
         "SELECT tenant_id, version, build_id, %(by)s, %(why)s, %(eval)s FROM kb.builds WHERE tenant_id = %(t)s "
         "AND build_id = %(b)s "
-        "ON CONFLICT (tenant_id) DO UPDATE SET previous_version = l.version, previous_build_id = l.build_id, "
+        "ON CONFLICT (tenant_id) DO UPDATE SET "
+        "previous_version = CASE WHEN " + _REBUILT_IN_SOAK + " THEN l.previous_version ELSE l.version END, "
+        "previous_build_id = CASE WHEN " + _REBUILT_IN_SOAK + " THEN l.previous_build_id ELSE l.build_id END, "
         "version = excluded.version, build_id = excluded.build_id, promoted_at = now(), promoted_by = "
         "excluded.promoted_by, "
         "why = excluded.why, eval_id = excluded.eval_id",

@@ -88,6 +88,7 @@ def begin_migration(conn: Connection[TupleRow], tenant_id: str, target: Embedder
         ).fetchone()
         if row is None:
             put_migration(conn, tenant_id, target, "running")
+            ask_again(conn, tenant_id, target)
     note_progress(conn, tenant_id, done=0, total=total, per_second=0.0)
 
 
@@ -130,3 +131,12 @@ def spent_on(conn: Connection[TupleRow], tenant_id: str, model: str) -> float:
         (tenant_id, model),
     ).fetchone()
     return row[0] if row else 0.0
+
+
+def ask_again(conn: Connection[TupleRow], tenant_id: str, target: EmbedderSpec) -> None:
+    """What was built for this embedder and dropped is no answer any more: the planner builds and measures anew."""
+    conn.execute(
+        "UPDATE kb.builds b SET detail = b.detail || '{\"asked_again\": true}' FROM kb.embedding_versions v "
+        "WHERE b.tenant_id = %s AND v.embedder_hash = %s AND b.version = v.version AND b.state = 'dropped'",
+        (tenant_id, target.hash()),
+    )

@@ -8,6 +8,8 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow, dict_row
 
+from kb_pipeline.store.batches import job_rows
+from kb_pipeline.store.breakers import breaker_rows
 from kb_pipeline.store.eval_runs import newest_eval_run
 from kb_pipeline.store.live import read_live
 from kb_pipeline.store.reviews import waiting_builds
@@ -22,6 +24,8 @@ def overview(conn: Connection[TupleRow], tenant_id: str) -> dict[str, Any]:
     return {
         **asdict(tenant_status(conn, tenant_id)),
         "live": asdict(live) if live else None,
+        "breakers": breaker_rows(conn, tenant_id),
+        "batch_jobs": job_rows(conn, [tenant_id], open_only=True),
         "builds": [build for build in build_rows(conn, tenant_id) if build["state"] not in ("dropped", "failed")],
         "waiting": asdict(waiting[0]) if waiting else None,
         "last_eval": None

@@ -63,6 +63,14 @@ def read_version(conn: Connection[TupleRow], version: int) -> Version:
     return Version(version, EmbedderSpec(**row[0]))
 
 
+def present_versions(conn: Connection[TupleRow]) -> list[Version]:
+    """All versions that have a column, of whichever tenants."""
+    rows = conn.execute(
+        "SELECT version, embedder FROM kb.embedding_versions WHERE column_state = 'present' ORDER BY version"
+    )
+    return [Version(version, EmbedderSpec(**embedder)) for version, embedder in rows]
+
+
 def served_versions(conn: Connection[TupleRow], tenant_id: str) -> list[int]:
     """Versions a search may name now: the live one, then the one in soak. Documents need vectors of all of them."""
     row = conn.execute("SELECT version, previous_version FROM kb.live WHERE tenant_id = %s", (tenant_id,)).fetchone()

@@ -21,7 +21,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from evals.bench.common import header, measure, ratio, skip, table
-from evals.bench.corpora import Corpus, Revision, clone, data_folder, missing_data
+from evals.bench.corpora import Corpus, clone, data_folder, missing_data
 from evals.bench.runs import configure
 from evals.bench.workspace import Workspace, workspace
 
@@ -35,6 +35,8 @@ class Run:
     """One run of one tool."""
 
     seconds: float
+    cpu_seconds: float
+    """Of the process alone, not of the server."""
     peak_mb: float
     texts: int
 
@@ -84,7 +86,7 @@ def peer(name: str, space: Workspace, state: Path, python: Path) -> Tool:
     def run(tree: Path) -> Run:
         command = [python, HERE / f"{name}_run.py", "--docs", tree, "--dsn", dsn, "--state", state / name]
         done = measure(command, env=env)
-        return Run(done.seconds, done.peak_mb, int(done.last_json()["texts"]))
+        return Run(done.seconds, done.cpu_seconds, done.peak_mb, int(done.last_json()["texts"]))
 
     return run
 
@@ -95,22 +97,30 @@ def ours(space: Workspace) -> Tool:
     def run(_tree: Path) -> Run:
         before = space.texts_embedded()
         done = space.kb("run", "--until", "embeddings")
-        return Run(done.seconds, done.peak_mb, space.texts_embedded() - before)
+        return Run(done.seconds, done.cpu_seconds, done.peak_mb, space.texts_embedded() - before)
 
     return run
 
 
-def replay(tool: Tool, corpus: Corpus, revisions: list[Revision]) -> tuple[Run, list[Run], list[Run]]:
-    """The cold run, the weekly updates and three unchanged runs."""
-    cold = tool(corpus.checkout(revisions[0]))
-    updates = [tool(corpus.checkout(revision)) for revision in revisions[1:]]
-    return cold, updates, [tool(corpus.tree) for _ in range(3)]
+def tools(space: Workspace, corpus: Corpus, state: Path, pythons: dict[str, Path]) -> dict[str, Tool]:
+    """Every tool with nothing indexed yet."""
+    configure(space, corpus.tree)
+    peers = {name: peer(name, space, state, python) for name, python in pythons.items()}
+    return {"kb": ours(space), **peers}
+
+
+def rounds(everyone: dict[str, Tool], tree: Path) -> dict[str, Run]:
+    """One run of each tool on the tree as it stands, one after the other."""
+    return {name: tool(tree) for name, tool in everyone.items()}
 
 
 def main() -> None:
     """Measure every tool on the same revisions, then print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weeks", type=int, default=12, help="revisions, the base included")
+    parser.add_argument(
+        "--colds", type=int, default=3, help="cold runs of each, on databases of their own; the median counts"
+    )
     parser.add_argument("--venvs", type=Path, default=CACHE, help="where the peers' virtual environments are kept")
     parser.add_argument("--only", nargs="*", default=list(PEERS), choices=PEERS)
     parser.add_argument("--smoke", action="store_true", help="two weeks of the smallest corpus")
@@ -118,49 +128,49 @@ def main() -> None:
     data = data_folder()
     if data is None:
         skip(missing_data())
-    name, weeks = ("prometheus", 2) if args.smoke else ("powershell", args.weeks)
+    name, weeks, colds_wanted = ("prometheus", 2, 1) if args.smoke else ("powershell", args.weeks, args.colds)
     pythons = {peer_name: peer_python(peer_name, args.venvs) for peer_name in args.only}
     header(f"Peers on {name}")
     for peer_name in args.only:
         pins = (HERE / f"requirements-{peer_name}.txt").read_text().split()
         heads = ("cocoindex==", "llama-index", "langchain")
         print(f"{peer_name}: {', '.join(pin for pin in pins if pin.startswith(heads))}")
-    found: dict[str, tuple[Run, list[Run], list[Run]]] = {}
-    with TemporaryDirectory() as folder, workspace() as space:
+    with TemporaryDirectory() as folder:
         corpus = clone(name, Path(folder), data=data)
-        configure(space, corpus.tree)
-        revisions = list(corpus.revisions[:weeks])
+        revisions = corpus.revisions[:weeks]
         corpus.checkout(revisions[0])
-        found["kb"] = replay(ours(space), corpus, revisions)
-        for peer_name in args.only:
-            tool = peer(peer_name, space, Path(folder) / "state", pythons[peer_name])
-            found[peer_name] = replay(tool, corpus, revisions)
-    print(
-        f"\n{revisions[0].files} files, {revisions[0].bytes / 1e6:.1f} MB at the base; {len(revisions) - 1} updates\n"
-    )
+        colds: list[dict[str, Run]] = []
+        for number in range(colds_wanted - 1):
+            with workspace() as space:
+                colds.append(rounds(tools(space, corpus, Path(folder) / f"state{number}", pythons), corpus.tree))
+        with workspace() as space:
+            everyone = tools(space, corpus, Path(folder) / "state", pythons)
+            colds.append(rounds(everyone, corpus.tree))
+            updates = [rounds(everyone, corpus.checkout(revision)) for revision in revisions[1:]]
+            same = [rounds(everyone, corpus.tree) for _ in range(3)]
+    print(f"\n{revisions[0].files} files, {revisions[0].bytes / 1e6:.1f} MB at the base; {len(updates)} updates\n")
     rows = [
         (
             tool,
-            cold.seconds,
-            max(run.peak_mb for run in (cold, *updates, *same)),
-            cold.texts,
-            sum(run.seconds for run in updates),
-            sum(run.texts for run in updates),
-            median(run.seconds for run in same),
-            sum(run.texts for run in same),
+            median(run[tool].seconds for run in colds),
+            median(run[tool].cpu_seconds for run in colds),
+            max(run[tool].peak_mb for run in (*colds, *updates, *same)),
+            colds[-1][tool].texts,
+            sum(run[tool].seconds for run in updates),
+            sum(run[tool].texts for run in updates),
+            median(run[tool].seconds for run in same),
+            sum(run[tool].texts for run in same),
         )
-        for tool, (cold, updates, same) in found.items()
+        for tool in ("kb", *pythons)
     ]
-    table(
-        ("tool", "cold s", "peak MB", "cold texts", "updates s", "updates texts", "unchanged s", "unchanged texts"),
-        rows,
-    )
+    columns = ("tool", "cold s", "cpu s", "peak MB", "texts", "updates s", "texts", "unchanged s", "texts")
+    table(columns, rows)
     mine, *others = rows
     if others:
         fastest = min(others, key=lambda row: float(str(row[1])))
         ratio(f"cold run, {fastest[0]} / kb", float(str(fastest[1])) / float(str(mine[1])), at_least=3.0)
-        ratio("updates, texts of the best peer / kb", min(int(str(r[5])) for r in others) / max(1, int(str(mine[5]))))
-    ratio("unchanged run of kb, seconds", float(str(mine[6])), limit=2.5)
+        ratio("updates, texts of the best peer / kb", min(int(str(r[6])) for r in others) / max(1, int(str(mine[6]))))
+    ratio("unchanged run of kb, seconds", float(str(mine[7])), limit=2.5)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,103 @@
+"""Review: a passing build waits, a person decides, and every decision is kept and shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from eval_tenant import add_tenant, build, context
+
+from evals.run import evaluate
+from kb_pipeline.errors import ConfigError, GateRefused
+from kb_pipeline.index.promote import promote, reject
+from kb_pipeline.planner.model import IndexParams
+from kb_pipeline.stages import live_index
+from kb_pipeline.stages.live_index import Approval
+from kb_pipeline.store.actual import actual_state
+from kb_pipeline.store.database import Database
+from kb_pipeline.store.eval_reads import newest_candidate
+from kb_pipeline.store.reviews import decisions, waiting_builds
+
+DOCUMENTS = {f"d{n}": [f"The kettle number {n} boils water for tea in {n} minutes."] for n in range(20)}
+REVIEW = {"eval": {"queries": 10, "latency_tolerance": 1000.0}, "promotion": {"mode": "review"}}
+
+
+@pytest.fixture
+def candidate(db: Database, home: Path) -> int:
+    """A measured candidate beside a live build of tenant t."""
+    version = add_tenant(db, "t", DOCUMENTS)
+    build(db, "t", version, live=True)
+    made = build(db, "t", version, params=IndexParams(8, 32, "vector"))
+    assert evaluate(context(db, "t", **REVIEW)).verdict == "pass"
+    return made
+
+
+def test_a_run_in_review_mode_only_reports_that_a_build_waits(db: Database, candidate: int) -> None:
+    for _ in range(2):
+        summary = live_index.run(context(db, "t", **REVIEW), by="run 1")
+        assert (summary.promoted, summary.waiting) == (False, candidate)
+        assert f"kb reject {candidate}" in summary.reasons[-1]
+    with db.connect("owner") as conn:
+        (waiting,) = waiting_builds(conn)
+    assert (waiting.tenant_id, waiting.build_id) == ("t", candidate)
+    assert waiting.report
+    assert waiting.report.endswith(".html")
+
+
+def test_only_the_waiting_build_can_be_approved(db: Database, candidate: int) -> None:
+    ctx = context(db, "t", **REVIEW)
+    with pytest.raises(ConfigError, match=f"build {candidate + 1} was approved, but build {candidate}"):
+        live_index.run(ctx, by="run 1", approve=Approval(candidate + 1, "Ada", "read it"))
+    with pytest.raises(ConfigError, match="by whom and why"):
+        live_index.run(ctx, by="run 1", approve=Approval(candidate, "Ada", " "))
+    summary = live_index.run(ctx, by="run 1", approve=Approval(candidate, "Ada", "read it"))
+    assert (summary.promoted, summary.build_id, summary.by, summary.why) == (True, candidate, "Ada", "read it")
+    with db.connect("owner") as conn:
+        (made,) = decisions(conn, "t")
+        assert waiting_builds(conn) == []
+    assert (made.decision, made.by, made.why, made.build_id) == ("approved", "Ada", "read it", candidate)
+    with pytest.raises(ConfigError, match="no build of tenant t waits"):
+        live_index.run(ctx, by="run 1", approve=Approval(candidate, "Ada", "again"))
+
+
+def test_a_refused_build_is_not_promoted_in_any_mode_and_may_still_be_approved(db: Database, candidate: int) -> None:
+    with pytest.raises(ConfigError, match="needs a reason"):
+        reject(db, "t", candidate, by="Ada", why="")
+    reject(db, "t", candidate, by="Ada", why="worse answers to short questions")
+    auto = context(db, "t", eval=REVIEW["eval"])
+    summary = live_index.run(auto, by="run 2")
+    assert (summary.promoted, summary.refused, summary.waiting) == (False, candidate, None)
+    assert "refused by Ada" in " ".join(summary.reasons)
+    with db.connect("owner") as conn:
+        assert waiting_builds(conn) == []
+        facts = {one.build_id: one.verdict for one in actual_state(conn, "t").builds}
+        assert newest_candidate(conn, "t") is None
+    assert facts[candidate] == "fail", "the planner neither promotes it nor builds the same again"
+    promote(db, "t", candidate, by="Bob", why="they were the wrong questions")
+    with db.connect("owner") as conn:
+        assert [made.decision for made in decisions(conn, "t")] == ["rejected", "approved"]
+
+
+def test_an_override_is_kept_and_marked_in_every_later_report(db: Database, candidate: int) -> None:
+    strict = {"eval": {"queries": 10, "recall_floor": 1.0, "latency_tolerance": 1000.0, "min_coverage": 1.0}}
+    with db.connect("owner") as conn:
+        conn.execute("UPDATE kb.eval_runs SET verdict = 'fail', reasons = '[\"recall is low\"]' WHERE tenant_id = 't'")
+    with pytest.raises(GateRefused):
+        promote(db, "t", candidate, by="Ada", why="please")
+    with pytest.raises(ConfigError, match="needs a reason"):
+        promote(db, "t", candidate, by="Ada", force=True)
+    promote(db, "t", candidate, by="Ada", why="demo at noon", force=True)
+    for _ in range(2):
+        summary = evaluate(context(db, "t", **strict))
+        page = Path(summary.html_path).read_text()
+        for form in (summary.markdown, page, json.dumps(summary.data)):
+            assert f"Build {candidate} was made live by force" in form
+            assert "by Ada" in form
+            assert "demo at noon" in form
+
+
+def test_an_automatic_promotion_leaves_no_decision_of_a_person(db: Database, candidate: int) -> None:
+    assert live_index.run(context(db, "t", eval=REVIEW["eval"]), by="run 3").promoted
+    with db.connect("owner") as conn:
+        assert decisions(conn, "t") == []
