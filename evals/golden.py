@@ -10,7 +10,7 @@ import csv
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -79,7 +79,7 @@ def from_body(name: str, body: Mapping[str, Any]) -> GoldenSet:
         name,
         questions,
         judgments,
-        _hash(questions, judgments),
+        _hash(questions, judgments, body.get("synthetic", ())),
         level=body.get("level", "document"),
         groups=body.get("groups", {}),
         synthetic=frozenset(body.get("synthetic", ())),
@@ -117,7 +117,7 @@ def read_golden(folder: str | Path) -> GoldenSet:
         root.resolve().name,
         judged,
         ordered,
-        _hash(judged, ordered),
+        _hash(judged, ordered, synthetic & judged.keys()),
         tuple(problems),
         level=level,
         groups={qid: group for qid, group in groups.items() if qid in judged},
@@ -195,17 +195,6 @@ def shown(target: str) -> str:
     """A judged document or place, for people."""
     document, joined, place = target.partition(JOIN)
     return f"{document} ({'characters' if '-' in place else 'chunk'} {place})" if joined else document
-
-
-def folded(hits: Iterable[bytes], documents: Mapping[bytes, Sequence[str]], *, depth: int) -> list[str]:
-    """Document ids in the order of each document's best chunk. `hits`: fingerprints, best first."""
-    order: dict[str, None] = {}
-    for hit in hits:
-        for doc_id in documents.get(hit, ()):
-            order.setdefault(doc_id)
-        if len(order) >= depth:
-            break
-    return list(order)[:depth]
 
 
 def _tables(root: Path) -> list[Path]:
@@ -304,6 +293,9 @@ def _problem(kind: str, ids: Sequence[str], words: str) -> list[Problem]:
     return [Problem(kind, tuple(ids), f"{len(ids)} {words}")] if ids else []
 
 
-def _hash(questions: Mapping[str, str], judgments: Mapping[str, Mapping[str, int]]) -> str:
-    canonical = json.dumps([questions, judgments], sort_keys=True, ensure_ascii=False)
+def _hash(
+    questions: Mapping[str, str], judgments: Mapping[str, Mapping[str, int]], synthetic: Iterable[str] = ()
+) -> str:
+    marked = sorted(synthetic)
+    canonical = json.dumps([questions, judgments, *([marked] if marked else [])], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from evals.golden import JOIN, GoldenSet, folded, shown
+from evals.filtered import chosen_filters, filtered_recall
+from evals.golden import JOIN, GoldenSet, shown
 from evals.ground_truth import BLOCK_ROWS, Truth, exact_top_k
 from evals.measured import BuildMeasured, Latency, Quality
 from evals.metrics import DEPTH, METRICS, score
@@ -86,6 +87,10 @@ def measure_build(
             widths=EF_SEARCH if indexed else (),
             vectors_of=of_version,
         )
+        width = default_ef_search(build.params, index, 10) if indexed else None
+        shares = eval_reads.filter_shares(conn, tenant_id, limit=2_000) if len(asked.recall) else []
+        filters = chosen_filters(shares, eval_reads.count_chunks(conn, tenant_id))
+        filtered = filtered_recall(db, tenant_id, build, asked.recall, filters, ef_search=width)
         quality = measure_quality(conn, tenant_id, searcher, asked, golden) if golden and vectors else None
     measured = BuildMeasured(
         build_id=build.build_id,
@@ -107,6 +112,7 @@ def measure_build(
         default=default.point,
         latency=latency,
         quality=quality,
+        filtered=filtered,
     )
     return MeasuredWithValues(measured, _values(default), truth.corpus_hash)
 
@@ -137,3 +143,14 @@ def measure_quality(
 
 def _values(swept: Swept) -> tuple[float, ...]:
     return tuple(float(value) for value in swept.recall_10)
+
+
+def folded(hits: Iterable[bytes], documents: Mapping[bytes, Sequence[str]], *, depth: int) -> list[str]:
+    """Document ids in the order of each document's best chunk. `hits`: fingerprints, best first."""
+    order: dict[str, None] = {}
+    for hit in hits:
+        for doc_id in documents.get(hit, ()):
+            order.setdefault(doc_id)
+        if len(order) >= depth:
+            break
+    return list(order)[:depth]

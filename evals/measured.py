@@ -25,6 +25,18 @@ class SweepPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class FilteredRecall:
+    """Recall@10 under a condition on metadata, against an exact search of what passes it."""
+
+    target: float
+    share: float
+    """Of the chunks, that pass; near the target."""
+    words: str
+    recall_10: Interval
+    p50_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class Throughput:
     """Queries per second with this many callers that each wait for their answer."""
 
@@ -87,6 +99,8 @@ class BuildMeasured:
     latency: Latency | None
     """None when there is nothing to search."""
     quality: Quality | None
+    filtered: tuple[FilteredRecall, ...] = ()
+    """Recall with metadata filters of about 50, 10 and 1 %, where the documents' metadata offers such."""
 
     @property
     def coverage(self) -> float:

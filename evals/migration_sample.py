@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evals.golden import folded
+from evals.asked import questions_of
+from evals.measure import folded
 from evals.metrics import DEPTH, LABELS, MAIN, score
 from evals.questions import sampled_questions
-from evals.run import questions_of
 from evals.statistics import Comparison, compare
 from kb_pipeline.config.schema import EmbedderConfig
 from kb_pipeline.embed.protocol import Vectors

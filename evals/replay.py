@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from evals.asked import Questions, fitted
 from evals.golden import from_body
-from evals.run import Questions, fitted, measured_run
+from evals.run import measured_run
 from kb_pipeline.errors import ConfigError
 from kb_pipeline.stages.context import StageContext
 from kb_pipeline.store import eval_reads, eval_runs

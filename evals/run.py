@@ -9,20 +9,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from evals import corpus_stats
-from evals.golden import GoldenSet, documents_judged, from_body, read_golden, resolved
+from evals.asked import Questions, groups_of, questions_of
 from evals.ground_truth import Truth
 from evals.latency import measure_latency
 from evals.measure import Asked, MeasuredWithValues, measure_build, truth_of
 from evals.measured import Latency, Measured, Override, PastRun
 from evals.metrics import MAIN
-from evals.questions import probes, sampled_questions
 from evals.report.compose import compose
 from evals.report.html import html
 from evals.report.markdown import markdown
@@ -36,7 +34,6 @@ from kb_pipeline.errors import ConfigError, NotLive
 from kb_pipeline.home import kb_home
 from kb_pipeline.stages.context import StageContext
 from kb_pipeline.store import eval_reads, eval_runs
-from kb_pipeline.store.eval_golden import put_golden, registered_body
 from kb_pipeline.store.eval_reads import BuildRow
 from kb_pipeline.store.reviews import decisions
 
@@ -60,15 +57,6 @@ class EvalSummary:
     html_path: str
     data: dict[str, Any]
     """The report as plain values: what Markdown and HTML are drawn from."""
-
-
-@dataclass(frozen=True, slots=True)
-class Questions:
-    """What is asked, as text."""
-
-    texts: tuple[str, ...]
-    source: str
-    golden: GoldenSet | None
 
 
 def evaluate(ctx: StageContext, *, build_id: int | None = None, golden: str | None = None) -> EvalSummary:
@@ -103,60 +91,6 @@ def chosen_builds(conn: Connection[TupleRow], tenant_id: str, build_id: int | No
                 f"build {build_id} of tenant {tenant_id} {state}: only a candidate, live or previous one is measured"
             )
     return subject, None if live is None or live.build_id == subject.build_id else live
-
-
-def questions_of(conn: Connection[TupleRow], tenant_id: str, config: EvalConfig, golden: str | None) -> Questions:
-    """Golden questions where a set is configured, filled up to the wanted number with sentences from the corpus."""
-    read = chosen_golden(conn, tenant_id, golden)
-    labels = None if read is None else fitted(conn, tenant_id, read)
-    chosen = (
-        sorted(labels.questions.values(), key=lambda text: hashlib.sha256(text.encode()).digest()) if labels else []
-    )
-    texts = dict.fromkeys(chosen[: config.queries])
-    judged = len(texts)
-    if judged < config.queries:
-        bodies = eval_reads.sampled_bodies(conn, tenant_id, probes(tenant_id, config.queries - judged))
-        texts.update(dict.fromkeys(question.text for question in sampled_questions(bodies)))
-    parts = [f"{judged} questions of golden set {labels.name}"] if labels and judged else []
-    parts += [f"{len(texts) - judged} sentences sampled from the corpus"] if len(texts) > judged else []
-    return Questions(tuple(texts), " and ".join(parts) or "nothing, the corpus is empty", labels)
-
-
-def chosen_golden(conn: Connection[TupleRow], tenant_id: str, golden: str | None) -> GoldenSet | None:
-    """The set in this folder; else the registered one of this name (`name`, `name@version`); without a name the one
-    that was registered last. Raises `ConfigError` for one that is neither."""
-    if golden is None or golden == "":
-        found = registered_body(conn, tenant_id, None)
-        return from_body(*found) if found else None
-    folder = Path(golden).expanduser()
-    if not folder.exists() and "/" not in golden:
-        name, _, version = golden.partition("@")
-        found = registered_body(conn, tenant_id, name, int(version) if version.isdigit() else None)
-        if found is not None:
-            return from_body(*found)
-    read = read_golden(folder)
-    put_golden(conn, tenant_id, read.name, read.sha256, read.body(), registered=False, by="eval")
-    return read
-
-
-def fitted(conn: Connection[TupleRow], tenant_id: str, golden: GoldenSet) -> GoldenSet:
-    """The set with the tenant's ids. An empty tenant has none, and takes it as it is."""
-    known = eval_reads.known_documents(conn, tenant_id, documents_judged(golden))
-    if not known and eval_reads.corpus_rows(conn, tenant_id).documents == 0:
-        return golden
-    chunks = eval_reads.chunk_places(conn, tenant_id, sorted(set(known.values()))) if golden.level == "chunk" else None
-    return resolved(golden, known, chunks)
-
-
-def groups_of(golden: GoldenSet) -> dict[str, str]:
-    """Question id -> group: as the set names them, else by length."""
-    if golden.groups:
-        return {qid: golden.groups.get(qid, "no group") for qid in golden.questions}
-
-    def length(words: int) -> str:
-        return "up to 4 words" if words <= 4 else "5 to 10 words" if words <= 10 else "more than 10 words"
-
-    return {qid: length(len(text.split())) for qid, text in golden.questions.items()}
 
 
 def measured_run(

@@ -91,7 +91,8 @@ def desired_states(settings: Settings, tenant_ids: list[str]) -> dict[str, Desir
     found: dict[str, Desired] = {}
     for tenant_id in tenant_ids:
         raw = settings.tenants.get(tenant_id, {})
-        key = json.dumps({name: raw[name] for name in Shared.model_fields if name in raw}, sort_keys=True, default=str)
+        own = {name: raw[name] for name in raw if name in Shared.model_fields}
+        key = json.dumps(own, sort_keys=True, default=str) if own else ""
         if key not in known:
             try:
                 known[key] = desired_state(settings.tenant(tenant_id))

@@ -1,5 +1,7 @@
 """The sensor that asks the provider about batch jobs, and runs the tenants whose jobs have ended."""
 
+from datetime import UTC, datetime
+
 import dagster as dg
 
 from assets.jobs import kb_run
@@ -19,9 +21,11 @@ def batches_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.
     watched = ended_jobs(open_session())
     for tenant_id, error in watched.errors.items():
         context.log.error("batch jobs of tenant %s cannot be asked about: %s", tenant_id, error)
+    now = datetime.now(UTC)
     requests = [
         dg.RunRequest(
-            run_key=f"batches:{tenant_id}:{'-'.join(str(job) for job in jobs)}",
+            # with the hour: a run that could not collect is followed by another
+            run_key=f"batches:{tenant_id}:{'-'.join(str(job) for job in jobs)}:{now:%Y-%m-%dT%H}",
             partition_key=tenant_id,
             tags={"kb/trigger": "batches", "kb/reason": f"{len(jobs)} batch jobs have ended"},
         )

@@ -34,6 +34,7 @@ FORMATS = [
     "code:bash",
 ]
 
+# ruff: noqa: E501
 PIECES = st.sampled_from(
     [
         "# Title\n", "## Part\n\n", "### Deep *one*\n", "Set\n===\n", "Other\n---\n", "A sentence here. And one more! ",

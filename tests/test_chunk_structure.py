@@ -18,7 +18,9 @@ from kb_pipeline.sources.model import SourceDocument
 PROSE = "The quick brown fox jumps over the lazy dog near the river bank. "
 
 
-def chunks(text: str, format_: str = "markdown", title: str | None = None, size: int = 64, overlap: int = 0) -> list[Chunk]:
+def chunks(
+    text: str, format_: str = "markdown", title: str | None = None, *, size: int = 64, overlap: int = 0
+) -> list[Chunk]:
     document = SourceDocument("d", "u", text, format_, b"", {}, title)
     config = ChunkingConfig(max_tokens=size, overlap_tokens=overlap)
     return chunk_document(document, counter=local_counter(), config=config)
@@ -88,7 +90,8 @@ def test_a_split_table_repeats_its_header_as_context() -> None:
     assert len(later) > 3
     assert all(c.context == f"T\n{header}" and c.heading_path == ("T",) for c in later)
     assert not any(header in c.text for c in later)
-    assert found[0].text.startswith("# T\n\nIntro.\n\n| Name") and found[-1].text == "After." and found[-1].context == "T"
+    assert found[0].text.startswith("# T\n\nIntro.\n\n| Name")
+    assert (found[-1].text, found[-1].context) == ("After.", "T")
 
 
 def test_csv_rows_carry_the_first_row() -> None:
@@ -135,7 +138,8 @@ def test_overlap_repeats_whole_sentences_within_a_section() -> None:
 
 
 def test_code_is_cut_at_functions_and_classes() -> None:
-    source = '"""Doc."""\nimport os\n\n\n# about f\n@deco\ndef f(a):\n' + "    a += 1\n" * 7 + "\n\nclass Big:\n    x = 1\n\n"
+    source = '"""Doc."""\nimport os\n\n\n# about f\n@deco\ndef f(a):\n' + "    a += 1\n" * 7
+    source += "\n\nclass Big:\n    x = 1\n\n"
     source += "".join(f"    def m{n}(self):\n" + "        self.x += 1\n" * 5 + "\n" for n in range(3))
     found = chunks(source, "code:python")
     assert [(c.text.split("\n")[0], c.heading_path) for c in found] == [
@@ -187,7 +191,8 @@ def test_json_yaml_and_xml_are_cut_at_elements() -> None:
 
 
 def test_rst_sections() -> None:
-    text = f"=====\nTitle\n=====\n\n{PROSE * 3}\n\nOne\n---\n\n.. code:: python\n\n   x = 1\n\n   y = 2\n\n{PROSE * 4}\n\nTwo\n---\n\n"
+    text = f"=====\nTitle\n=====\n\n{PROSE * 3}\n\nOne\n---\n\n.. code:: python\n\n   x = 1\n\n   y = 2\n\n"
+    text += f"{PROSE * 4}\n\nTwo\n---\n\n"
     found = chunks(f"{text}Deep\n~~~~\n\n{PROSE * 6}", "rst")
     assert found[0].text.startswith("=====\nTitle\n=====")
     assert {c.heading_path for c in found} == {(), ("Title",), ("Title", "One"), ("Title", "Two", "Deep")}

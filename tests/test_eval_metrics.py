@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evals.golden import folded, read_golden
+from evals.golden import read_golden
+from evals.measure import folded
 from evals.metrics import METRICS, score
 from evals.statistics import bootstrap, compare, questions_needed
 

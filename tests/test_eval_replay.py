@@ -106,6 +106,24 @@ def test_chunks_and_spans_are_judged(db: Database, home: Path, tmp_path: Path) -
         read_golden(folder)
 
 
+def test_recall_with_metadata_filters_is_exact_for_an_exact_build(db: Database, home: Path) -> None:
+    documents = {f"d{n}": [f"The kettle number {n} boils water in {n} minutes."] for n in range(200)}
+    version = add_tenant(db, "t", documents)
+    build(db, "t", version, live=True)
+    with db.connect("owner") as conn:
+        conn.execute(
+            "UPDATE kb.documents SET metadata = jsonb_build_object('half', substr(doc_id, 2)::int % 2, 'tenth', "
+            "substr(doc_id, 2)::int % 10, 'one', CASE WHEN substr(doc_id, 2)::int < 2 THEN 'x' ELSE doc_id END)"
+        )
+    summary = evaluate(context(db, "t", **SECTIONS))
+    with db.connect("owner") as conn:
+        (stored,) = conn.execute("SELECT measurements FROM kb.eval_runs").fetchone() or ({},)
+    found = stored["subject"]["filtered"]
+    assert [one["share"] for one in found] == [0.5, 0.1, 0.01]
+    assert [one["recall_10"]["mean"] for one in found] == [1.0, 1.0, 1.0]
+    assert "Searches with a filter" in summary.markdown
+
+
 def test_known_item_questions_are_synthetic_until_accepted(tmp_path: Path) -> None:
     passages = [
         Passage("a.md", 0, "How do I keep soup cold?", "Put it in the cellar."),

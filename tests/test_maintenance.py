@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -118,6 +120,19 @@ def test_staged_files_that_nobody_registered_leave_when_they_are_old(db: Databas
     done = maintain(session(db))
     assert (done.staged_folders, done.staged_bytes) == (1, 100)
     assert (old.parent.exists(), new.exists(), known.exists()) == (False, True, True)
+
+
+def test_the_command_prints_what_was_done(kb_env: Database, tmp_path: Path) -> None:
+    corpus = load(kb_env, "acme", clustered(60, 16), spec=SPEC)
+    serve(kb_env, corpus)
+    measured(kb_env, "acme", build(kb_env, corpus).build_id, "fail")
+    code = "from kb_pipeline.cli.app import run; run()"
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "maintain", "--json"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    done = json.loads(ended.stdout)
+    assert list(done["dropped_builds"].values()) == ["acme: refused"] and done["runs_deleted"] == 0
 
 
 class Hook(BaseHTTPRequestHandler):

@@ -9,6 +9,7 @@ import pytest
 from eval_tenant import add_tenant, build, context
 
 from evals.run import evaluate
+from kb_pipeline.cli.app import main
 from kb_pipeline.errors import ConfigError, GateRefused
 from kb_pipeline.index.promote import promote, reject
 from kb_pipeline.planner.model import IndexParams
@@ -101,3 +102,30 @@ def test_an_automatic_promotion_leaves_no_decision_of_a_person(db: Database, can
     assert live_index.run(context(db, "t", eval=REVIEW["eval"]), by="run 3").promoted
     with db.connect("owner") as conn:
         assert decisions(conn, "t") == []
+
+
+def test_the_commands_decide_show_and_repeat(
+    kb_env: Database,
+    candidate: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "kb.toml").write_text('[tenants.t]\nsource = "."\n[promotion]\nmode = "review"\n')
+    monkeypatch.chdir(tmp_path)
+
+    def kb(*words: str) -> str:
+        assert main([*words, "--tenant", "t"]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    assert f"build {candidate} passed and waits for a person" in kb("status")
+    assert "questions proposed" in kb("golden", "sample", "proposed", "--count", "5")
+    assert "every judged id is there" in kb("golden", "check", "proposed")
+    assert "version 1: 5 questions" in kb("golden", "add", "proposed")
+    assert "version 2: 5 questions, 0 synthetic" in kb("golden", "settle", "proposed", "--accept", "all")
+    assert [row["version"] for row in json.loads(kb("golden", "list", "--json"))] == [2, 1]
+    (run,) = json.loads(kb("history", "--json"))["t"]["runs"]
+    assert "the same" in kb("eval", "--replay", str(run["eval_id"]))
+    assert "is refused" in kb("reject", str(candidate), "--why", "not today")
+    assert "waits for a person" not in kb("status")
+    assert f"build {candidate} rejected by" in kb("history")

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from kb_pipeline.errors import ConfigError, DocumentRefused
-from kb_pipeline.sources.document import as_document
 from kb_pipeline.sources.docstrings import module_markdown
+from kb_pipeline.sources.document import as_document
 from kb_pipeline.sources.formats import format_of
 from kb_pipeline.sources.html import html_markdown
 from kb_pipeline.sources.model import SourceItem
@@ -115,7 +115,8 @@ def test_docstrings_without_importing(tmp_path) -> None:  # type: ignore[no-unty
         'async def f(): \n    """F."""\ndef undocumented(): pass\n'
     )
     assert module_markdown(path, "m") == (
-        "# m\n\nTop.\n\n\\# not a heading\n\n## m.A\n\n```python\nclass A(B)\n```\n\nA.\n\n**Notes**\n\nDeep.\n\n### m.A.m\n\n"
+        "# m\n\nTop.\n\n\\# not a heading\n\n## m.A\n\n```python\nclass A(B)\n```\n\nA.\n\n**Notes**\n\nDeep.\n\n"
+        "### m.A.m\n\n"
         "```python\ndef m(self, x: int=1) -> str\n```\n\nM.\n\n## m.f\n\n```python\nasync def f()\n```\n\nF.\n"
     )
     path.write_text("def (")

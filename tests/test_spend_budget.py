@@ -191,6 +191,13 @@ def folder(tmp_path: Path, kb_env: Database, server: ProviderServer, monkeypatch
     return here
 
 
+def kb_run() -> tuple[int, str]:
+    """`kb run --until embeddings` as a process of its own: exit code and standard error."""
+    words = [sys.executable, "-c", "from kb_pipeline.cli.app import run; run()", "run", "--until", "embeddings"]
+    ended = subprocess.run(words, capture_output=True, check=False, text=True)
+    return ended.returncode, ended.stderr
+
+
 def told(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     """What `kb ... --json` prints."""
     capsys.readouterr()
@@ -211,7 +218,7 @@ def test_plan_shows_both_lanes_and_asks_nothing(
 def test_commands_show_spend_batches_and_breakers(
     folder: Path, server: ProviderServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["run", "--until", "embeddings"]) == 0
+    assert kb_run()[0] == 0
     (row,) = told(capsys, "spend", "--by", "tenant,month")
     assert (row["tenant"], row["texts"]) == ("acme", sum(server.ledger.paid_texts.values()))
     assert told(capsys, "batches") == []
@@ -219,8 +226,7 @@ def test_commands_show_spend_batches_and_breakers(
     assert main(["spend", "--by", "planet"]) == 2
     (folder / "docs" / "new.md").write_text("# New\n\nSomething new.\n")
     server.outage(60)
-    words = [sys.executable, "-c", "from kb_pipeline.cli.app import run; run()", "run", "--until", "embeddings"]
-    assert subprocess.run(words, capture_output=True, check=False).returncode == 75
+    assert kb_run()[0] == 75
     capsys.readouterr()
     assert main(["status"]) == 0
     assert "breaker open" in capsys.readouterr().out
@@ -233,10 +239,10 @@ def test_run_ends_with_4_while_batch_jobs_are_pending(
 ) -> None:
     config = folder / "kb.toml"
     config.write_text(config.read_text().replace("[embedder]", '[embedder]\nlane = "batch"', 1))
-    assert main(["run", "--until", "embeddings"]) == 4
-    assert "`kb batches` shows them" in capsys.readouterr().err
+    code, said = kb_run()
+    assert (code, "`kb batches` shows them" in said) == (4, True)
     assert [job["state"] for job in told(capsys, "batches", "--open")] == ["submitted"]
     server.desk.finish()
-    assert main(["run", "--until", "embeddings"]) == 0
+    assert kb_run()[0] == 0
     assert [job["state"] for job in told(capsys, "batches")] == ["collected"]
     assert [row["lane"] for row in told(capsys, "spend") if row["texts"]] == ["batch"]

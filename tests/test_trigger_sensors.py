@@ -127,6 +127,20 @@ def test_the_failure_sensor_tells_what_failed(grown: Database, monkeypatch: pyte
     ]
 
 
+def test_the_maintenance_job_says_what_it_did(grown: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dagster as dg
+
+    from kb_pipeline.resources import KnowledgeBase
+    from sensors.maintenance import maintenance_job, maintenance_schedule
+
+    with dg.instance_for_test() as instance:
+        result = maintenance_job.execute_in_process(instance=instance, resources={"kb": KnowledgeBase()})
+        assert result.success
+        event = next(each for each in result.all_events if each.event_type_value == "STEP_OUTPUT")
+        assert event.step_output_data.metadata["summary"].value == "nothing to do"
+    assert maintenance_schedule().cron_schedule == "30 4 * * *"
+
+
 def _job() -> Any:
     import dagster as dg
 

@@ -104,7 +104,7 @@ def disturb(space: Workspace, *, kills: int, postgres: float, seed: int) -> list
             part, _, _ = run_cycle(space, source.uniform(0.15, 1.0) * whole, server=space.home if of_postgres else None)
             hit[f"{part}{' (Postgres)' if of_postgres else ''}"] += 1
             if of_postgres:
-                space.kb("db", "start")
+                start_again(space)
                 down.append((began, time.monotonic() + 1))
             left = live_builds(space)
             if left != 1:
@@ -153,6 +153,15 @@ def run_cycle(space: Workspace, after_s: float | None, *, server: Path | None = 
     if process.returncode and after_s is None:
         print(err[-1500:], file=sys.stderr)
     return (out.split() or ["start"])[-1], time.perf_counter() - began, process.returncode
+
+
+def start_again(space: Workspace) -> None:
+    """Starts the server, as soon as the kernel has taken its killed process away."""
+    for _ in range(30):
+        if space.kb("db", "start", accept=(0, 1)).returncode == 0:
+            return
+        time.sleep(1)
+    raise SystemExit("the server does not start again")
 
 
 def live_builds(space: Workspace) -> int:

@@ -143,8 +143,8 @@ def _history(space: Workspace, data: Path, rate: float, quiet: float, docs: int,
                 _until(space, "SELECT count(*) > 0 FROM kb.migrations WHERE rows_done > 0", migration)
                 _copy(corpus.checkout(corpus.revisions[1]), source, docs)
                 nightly = _start(space, "run")
-                _ended(nightly)
-                _ended(migration)
+                _ended(space, nightly)
+                _ended(space, migration)
             with _mark(marks, "soak"):
                 time.sleep(quiet / 2)
         truths += [_truth(space, 1, questions), _truth(space, 2, questions)]
@@ -157,7 +157,7 @@ def _history(space: Workspace, data: Path, rate: float, quiet: float, docs: int,
                 time.sleep(quiet / 4)
             with _mark(marks, "to 384 d vector"):
                 configure(f'provider = "{PROJECTED}"\nmodel = "p384"\ndims = 384')
-                _ended(_start(space, "migrate"))
+                _ended(space, _start(space, "migrate"))
             with _mark(marks, "after"):
                 time.sleep(quiet / 2)
         truths.append(_truth(space, 3, questions))
@@ -247,9 +247,10 @@ def _start(space: Workspace, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen([*KB, *arguments], env=dict(space.env), cwd=space.folder, stdout=log, stderr=log)
 
 
-def _ended(process: subprocess.Popen[bytes]) -> None:
+def _ended(space: Workspace, process: subprocess.Popen[bytes]) -> None:
     if process.wait() not in (0, 3):
-        raise SystemExit(f"{process.args!r} ended with {process.returncode}")
+        said = "".join(log.read_text(encoding="utf-8")[-1500:] for log in space.folder.glob("*.log"))
+        raise SystemExit(f"{process.args!r} ended with {process.returncode}: {said}")
 
 
 def _until(space: Workspace, query: str, process: subprocess.Popen[bytes]) -> None:

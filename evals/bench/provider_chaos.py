@@ -1,4 +1,4 @@
-"""`kill -9` at random moments of a 20,000-text run against a paid provider: what is lost, and what is paid twice?
+"""`kill -9` at random moments of a 20,000-text run with a paid provider: what is lost, and what is paid twice?
 
 `python -m evals.bench.provider_chaos [--kills N] [--texts N] [--seed S]`. The provider is a process of its own and
 keeps a bill, so what was paid twice is read there and not believed. A run that ends by itself before its kill gives the
@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import subprocess
 import time
 from pathlib import Path
 
-from evals.bench.chaos import run_and_kill
 from evals.bench.common import header, table
 from evals.bench.provider import KEY, Provider, provider
-from evals.bench.workspace import Workspace, workspace
+from evals.bench.workspace import KB, Workspace, workspace
 
 INPUTS = 50
 CONCURRENCY = 4
@@ -51,14 +51,33 @@ def write_documents(folder: Path, first: int, count: int) -> None:
         (folder / f"{number:05}.md").write_text(f"# Document {number}\n\n" + "\n\n".join(parts), encoding="utf-8")
 
 
-def disturb(space: Workspace, server: Provider, docs: Path, *, kills: int, seed: int, window_s: float) -> int:
-    """Kill run after run at random moments of `window_s` seconds; the number of runs that were killed."""
+def run_and_kill(space: Workspace, server: Provider, *, texts: int) -> bool:
+    """Start a run, kill it when so many more texts were billed; False when it ended before by itself."""
+    until = server.ledger()["paid_texts"] + texts
+    process = subprocess.Popen(
+        [*KB, "run", "--until", "embeddings"],
+        env=dict(space.env),
+        cwd=space.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while process.poll() is None:
+        if server.ledger()["paid_texts"] >= until:
+            time.sleep(random.uniform(0.0, 0.1))
+            process.kill()
+            return process.wait() < 0
+        time.sleep(0.02)
+    return False
+
+
+def disturb(space: Workspace, server: Provider, docs: Path, *, kills: int, seed: int, texts: int) -> int:
+    """Kill run after run at random places between its start and its end; the number of runs that were killed."""
     source = random.Random(seed)
     killed = number = 0
     while killed < kills:
-        if run_and_kill(space, "default", source.uniform(0.1, 1.0) * window_s) is None:
+        if run_and_kill(space, server, texts=source.randrange(2 * texts // kills)):
             killed += 1
-            print(f"{killed} killed, {server.ledger()['paid_texts']:,} texts paid", flush=True)
         else:
             write_documents(docs, 90_000 + 10 * number, 10)
             number += 1
@@ -72,11 +91,10 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--latency", type=float, default=0.2, help="seconds the provider takes for a request")
-    parser.add_argument("--smoke", action="store_true", help="three kills, 2,000 texts")
+    parser.add_argument("--smoke", action="store_true", help="five kills, 2,000 texts")
     args = parser.parse_args()
-    kills, texts = (3, 2_000) if args.smoke else (args.kills, args.texts)
+    kills, texts = (5, 2_000) if args.smoke else (args.kills, args.texts)
     header("kill -9 during a paid run")
-    window_s = 8.0 + texts / INPUTS * args.latency / CONCURRENCY + texts / 2_000
     started = time.monotonic()
     with (
         provider("--dims", "64", "--latency", str(args.latency)) as server,
@@ -86,13 +104,13 @@ def main() -> None:
         docs = made.folder / "docs"
         write_documents(docs, 0, texts // PER_DOCUMENT)
         space.configure(TOML.format(url=server.url, inputs=INPUTS, concurrency=CONCURRENCY, source=docs))
-        killed = disturb(space, server, docs, kills=kills, seed=args.seed, window_s=window_s)
-        space.kb("run")
+        killed = disturb(space, server, docs, kills=kills, seed=args.seed, texts=texts)
+        space.kb("run", "--until", "embeddings")
         status = space.json("status")["default"]
         again = sum(row["paid_again"] for row in space.json("spend", "--by", "run"))
         bill = server.ledger()
         orphans = int(space.query("SELECT count(*) FROM kb.contents WHERE orphaned_at IS NOT NULL")[0][0])
-        settled = space.kb("run").stdout
+        settled = space.kb("run", "--until", "embeddings").stdout
         documents = len(list(docs.iterdir()))
     wanted = documents * PER_DOCUMENT
     twice = bill["paid_texts"] - bill["distinct"]

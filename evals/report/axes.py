@@ -42,7 +42,8 @@ def spread(
         return 0.0, 1.0
     low, high = (min(0.0, min(values)) if zero else min(values)), max(values)
     if high - low < least:
-        low, high = (low + high - least) / 2, (low + high + least) / 2
+        below = min(low, 0.0) if zero else -math.inf
+        low, high = max(below, (low + high - least) / 2), (low + high + least) / 2
         if most is not None and high > most:
             low, high = most - least, most
     gap = (high - low) * room or abs(high) * 0.05 or 0.5

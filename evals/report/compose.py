@@ -45,8 +45,8 @@ def mark(override: Override) -> str:
     """A decision by force, in a sentence."""
     against = f"the failed eval run {override.eval_id}" if override.eval_id else "having no eval run"
     return (
-        f"Build {override.build_id} was made live by force against {against}: by {override.by}, {say.day(override.at)}, "
-        f"because: {override.why}"
+        f"Build {override.build_id} was made live by force against {against}: by {override.by}, "
+        f"{say.day(override.at)}, because: {override.why}"
     )
 
 

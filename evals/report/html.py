@@ -90,7 +90,8 @@ def _table(table: Table, *, heading: str = "h3") -> str:
         for number, row in enumerate(table.rows)
     )
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
-    stacked = ' class="stacked"' if len(table.columns) > 3 else ""
+    wordy = len(table.columns) > 3 and len(table.columns) - len(table.numeric) > 1
+    stacked = ' class="stacked"' if wordy else ""  # on a narrow screen; a table of numbers is scrolled
     return (
         f'<{heading}>{escape(table.title)}</{heading}><div class="scroll"><table{stacked}>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{note}"

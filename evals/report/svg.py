@@ -95,12 +95,17 @@ def _lines(chart: LineChart, width: int) -> tuple[str, int]:
         body.append(_text(width - 16, above, chart.limit[1], kind="limit-ink", anchor="end"))
     taken: list[tuple[float, float, float, float]] = []
     for line in chart.lines:
-        body.append(_line(line, x, y, taken, width, floor))
+        body.append(_line(line, x, y, taken, width, (22.0 if legend else 0.0, floor)))
     return "".join(body), floor + 42
 
 
 def _line(
-    line: Line, x: Scale, y: Scale, taken: list[tuple[float, float, float, float]], width: int, floor: float
+    line: Line,
+    x: Scale,
+    y: Scale,
+    taken: list[tuple[float, float, float, float]],
+    width: int,
+    free: tuple[float, float],
 ) -> str:
     path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line.points)
     dash = ' stroke-dasharray="6 3"' if line.style == "other" else ""
@@ -126,7 +131,7 @@ def _line(
         middle = min(max(px, x.start + half), width - 4 - half)
         for down in (18, -9) if line.style == "main" else (-9, 18):
             box = (middle - half, py + down - 11, middle + half, py + down + 3)
-            if box[3] < floor and box[1] > 0 and not any(_overlap(box, other) for other in taken):
+            if box[3] < free[1] and box[1] > free[0] and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
                 parts.append(
                     f'<text class="ink" x="{middle:.1f}" y="{py + down:.1f}" text-anchor="middle">{escape(text)}</text>'

@@ -14,7 +14,7 @@ class Block:
     end: int
     kind: str
     title: str | None = None
-    """A section's heading (a function's name, an element's key): on the path of everything after the section's start."""
+    """A section's heading (a function's name, an element's key): on the path of what follows the section's start."""
     level: int = 0
     """Of a section: 1 for a first-level heading."""
     header: str = ""
@@ -22,7 +22,7 @@ class Block:
     repeats: str = ""
     """A table's header rows, which become the `header` of every piece but the first when the table is split."""
     parts: list[Block] | Callable[[Block], list[Block]] | None = None
-    """What it is divided into when it does not fit; a function is asked only then. `None`: a leaf, split by its text."""
+    """What it is divided into when it does not fit; a function is asked only then. `None`: a leaf."""
     grain: int = 0
     """How fine a leaf was split already: index into the cuts of `split.py`."""
     tokens: int = -1
@@ -36,12 +36,11 @@ class Block:
         """The parts as a list, or an empty list for a leaf."""
         if self.parts is None:
             return []
-        return self.parts if isinstance(self.parts, list) else self.parts(self)
+        return self.parts(self) if callable(self.parts) else self.parts
 
 
 def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span without white space around it, but with the indentation of its first line; `(start, start)` if empty.
-    """
+    """The span without white space around it, but with the indentation of its first line; `(start, start)` if empty."""
     while start < end and text[start : start + 64].isspace():
         start += 64
     start = min(start, end)

@@ -12,7 +12,9 @@ from kb_pipeline.chunking.blocks import Block
 from kb_pipeline.chunking.parse import heading_text
 
 LINE = re.compile(r"^([ ]*(?:- +)*)(\S[^\n]*)$", re.MULTILINE)
-KEY = re.compile(r"""("[^"\n]{1,200}"|'[^'\n]{1,200}'|[^\s"'#\-?:{\[&*!|>%@`][^:\n]{0,200}|-[^\s:][^:\n]{0,200}):(?:\s|$)""")
+KEY = re.compile(
+    r"""("[^"\n]{1,200}"|'[^'\n]{1,200}'|[^\s"'#\-?:{\[&*!|>%@`][^:\n]{0,200}|-[^\s:][^:\n]{0,200}):(?:\s|$)"""
+)
 ITEM = re.compile(r"- |-$")
 
 

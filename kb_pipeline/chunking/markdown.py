@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 import pyromark
 
@@ -46,14 +47,11 @@ def parse_markdown(text: str, start: int, end: int) -> list[Block]:
         body = NOT_ASCII.sub("\x01", body)
     top: list[Block] = []
     stack: list[Block] = []
+    inside: list[list[Block]] = []
     levels: dict[int, int] = {}
+    events = cast("Iterator[tuple[Any, dict[str, int]]]", pyromark.events_with_range(body, options=OPTIONS))
     # Most events are inline text: this line is what the parser's speed hangs on.
-    starts = [
-        (event["Start"], span)
-        for event, span in pyromark.events_with_range(body, options=OPTIONS)
-        if event.__class__ is dict and "Start" in event
-    ]
-    tag: Any
+    starts = [(event["Start"], span) for event, span in events if event.__class__ is dict and "Start" in event]
     for tag, span in starts:
         name: str = tag if tag.__class__ is str else next(iter(tag))
         kind = KINDS.get(name)
@@ -62,20 +60,20 @@ def parse_markdown(text: str, start: int, end: int) -> list[Block]:
         block = Block(start + span["start"], start + span["end"], kind)
         while stack and stack[-1].end <= block.start:
             stack.pop()
+            inside.pop()
         if kind == "table":
             block.repeats = _table_header(text, block)
         if stack:
-            parts = stack[-1].parts
-            assert isinstance(parts, list)
-            parts.append(block)
+            inside[-1].append(block)
         else:
             top.append(block)
             if kind == "heading":
                 levels[id(block)] = int(tag["Heading"]["level"][1])
                 block.title = _title(text[block.start : block.end])
         if kind in CONTAINERS:
-            block.parts = []
+            block.parts = parts = list[Block]()
             stack.append(block)
+            inside.append(parts)
     return outline(top, end, levels)
 
 

@@ -1,4 +1,4 @@
-"""Divides a document's tree until every leaf fits, asking for token counts in rounds so that documents share a batch."""
+"""Divides a document's tree until every leaf fits, asking for token counts in rounds that documents share."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from kb_pipeline.chunking.blocks import Block, divided
 from kb_pipeline.chunking.split import split
 
-Counts = Generator[list[str], list[int]]
+Asking = Generator[list[str], list[int], None]
 """Yields texts, is sent their token counts."""
+Place = tuple[tuple[str, ...], str]
+"""Heading path and table header, as parsed."""
 
 SURELY_TOO_LONG = 50
 """Characters per token no prose, code or table reaches; a longer span is divided without being counted."""
@@ -24,10 +26,10 @@ class Budget:
     """What the context of each place costs, and what is left for a body there."""
 
     max_tokens: int
-    contexts: dict[tuple[tuple[str, ...], str], tuple[tuple[str, ...], str, int]] = field(
-        default_factory=dict[tuple[tuple[str, ...], str], tuple[tuple[str, ...], str, int]]
+    contexts: dict[Place, tuple[tuple[str, ...], str, int]] = field(
+        default_factory=dict[Place, tuple[tuple[str, ...], str, int]]
     )
-    """(path, table header) as parsed -> path as kept, context, its tokens with the blank line."""
+    """Path as kept, context, and its tokens with the blank line, of each place."""
 
     def context(self, block: Block) -> tuple[tuple[str, ...], str, int]:
         """Kept path, context and its tokens at the block's start."""
@@ -37,8 +39,8 @@ class Budget:
         """Tokens a body that starts with this block may have."""
         return self.max_tokens - self.contexts[block.path, block.header][2]
 
-    def learn(self, blocks: list[Block]) -> Counts | Generator[list[str], list[int], None]:
-        """Count the contexts of the blocks' places, dropping the outermost headings, then the table's header, if too long.
+    def learn(self, blocks: list[Block]) -> Asking:
+        """Count the contexts of the blocks' places; too long ones lose outer headings, or the table's header.
 
         A heading path may take a quarter of the maximum, with a table's header half of it.
         """
@@ -46,7 +48,7 @@ class Budget:
         while open_:
             texts = [context_text(path, header) for path, header in open_.values()]
             counts = yield texts
-            still: dict[tuple[tuple[str, ...], str], tuple[tuple[str, ...], str]] = {}
+            still: dict[Place, Place] = {}
             for (key, (path, header)), context, count in zip(open_.items(), texts, counts, strict=True):
                 tokens = count + 2 if context else 0
                 if tokens * (2 if header else 4) <= self.max_tokens:
@@ -64,7 +66,7 @@ def context_text(path: tuple[str, ...], header: str) -> str:
     return f"{line}\n{header}" if line and header else line or header
 
 
-def measured(text: str, root: Block, budget: Budget) -> Counts | Generator[list[str], list[int], None]:
+def measured(text: str, root: Block, budget: Budget) -> Asking:
     """Divide `root` until every undivided block has its tokens and fits where it stands; sums go up the tree."""
     whole = TAKEN_WHOLE * budget.max_tokens
     order: list[Block] = [root]

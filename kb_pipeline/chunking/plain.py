@@ -26,6 +26,28 @@ def paragraphs(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         yield at, end
 
 
+OUTER = re.compile(r"\n(?:[^\S\n]*\n)+(?=[^\s)\]}])(?!end\b|else\b|elif\b|rescue\b|ensure\b|fi\b|done\b|esac\b)")
+NAMED = re.compile(
+    r"^(?:[\w@]+[ \t]+){0,4}?(?:def|class|module|function|func|fn|sub|object|trait|interface|struct|enum|type|proc|"
+    r"macro|defmodule|defp|contract|resource|package)[ \t]+([A-Za-z_][\w.:?!-]{0,100})"
+    r"|^([A-Za-z_][\w-]{0,100})[ \t]*\(\)[ \t]*\{",
+    re.MULTILINE,
+)
+
+
+def parse_lines(text: str, start: int, end: int) -> list[Block]:
+    """Code without a grammar: from each line at the margin that follows a blank line, named after what it defines."""
+    blocks: list[Block] = []
+    at = start
+    for border in [*(match.end() for match in OUTER.finditer(text, start, end)), end]:
+        if border > at:
+            named = NAMED.search(text[at : min(border, at + 2_000)])
+            title = (named[1] or named[2]) if named else None
+            blocks.append(Block(at, border, "code", title=title))
+            at = border
+    return blocks
+
+
 def parse_csv(text: str, start: int, end: int) -> list[Block]:
     """One block for all rows; when it is split, the first row goes with every piece as context."""
     newline = text.find("\n", start, end)

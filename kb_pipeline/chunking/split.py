@@ -80,7 +80,7 @@ def _words(text: str, block: Block, limit: int) -> Iterator[tuple[int, int]]:
 
 
 def _characters(text: str, block: Block, limit: int) -> Iterator[tuple[int, int]]:
-    """Runs of at most `limit / 8` characters (UTF-8 and byte tokens: at most half the limit), after a sign if one is near."""
+    """Runs of at most `limit / 8` characters (byte tokens: at most half the limit), cut after a sign if one is near."""
     run = max(1, limit // 8)
     start = block.start
     while start < block.end:

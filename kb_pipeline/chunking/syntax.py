@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING
 
 from kb_pipeline.chunking.blocks import Block
 from kb_pipeline.chunking.parse import heading_text
-from kb_pipeline.chunking.plain import paragraphs
+from kb_pipeline.chunking.plain import parse_lines
 
 if TYPE_CHECKING:
     from tree_sitter import Node, Tree
 
+PARSED = frozenset(
+    "python javascript typescript tsx go java rust c cpp csharp php kotlin swift json sql powershell lua".split()
+)
+"""Grammars that survived random and hostile input. Others were seen to end the process (Ruby, YAML) or to take minutes
+for kilobytes (Bash, Scala, Perl, Dart), or were not tried: those languages are divided by their lines."""
 LONGEST = 10_000_000
 """Characters that are parsed; longer files (generated ones) are split by their lines."""
 NOT_ASCII = re.compile(r"[^\x00-\x7f]")
@@ -36,7 +41,7 @@ NEVER = re.compile(r"^(object|type|function|union_type|struct_type|function_type
 PAIR = re.compile(r"^(pair|block_mapping_pair|flow_pair)$")
 NAME = re.compile(r"(identifier|name|constant|word)$")
 RUN = 80
-"""Characters up to which neighbours without a name are one part: a list of a million numbers is not a million blocks."""
+"""Characters up to which neighbours without a name are one part: a million numbers are not a million blocks."""
 
 
 def parse_syntax(text: str, start: int, end: int, language: str) -> list[Block]:
@@ -50,22 +55,25 @@ def parse_syntax(text: str, start: int, end: int, language: str) -> list[Block]:
         from kb_pipeline.chunking.indented import parse_indented
 
         blocks = parse_indented(text, start, end)
-    else:
-        tree = _tree(text[start:end], language) if end - start <= LONGEST else None
+    elif language in PARSED and end - start <= LONGEST:
+        tree = _tree(text[start:end], language)
         blocks = _parts(tree.root_node, text, start, kind) if tree is not None else []
-    return blocks or [Block(a, b, kind) for a, b in paragraphs(text, start, end)]
+    else:
+        blocks = parse_lines(text, start, end)
+    return blocks or parse_lines(text, start, end)
 
 
 def _tree(body: str, language: str) -> Tree | None:
     """The syntax tree with offsets in characters, or None when parsing takes out of all proportion.
 
     Every character outside ASCII is replaced by a letter, so that the parser's bytes are characters. The parser asks
-    for leave every 100 steps: ordinary text takes one such step for 200 bytes, so one for 20 is where it is stopped.
+    for leave every 100 steps: ordinary code asks once in 150 to 1,000 bytes, so at once in 50 it is stopped. (Its
+    error recovery can take minutes for a few kilobytes.)
     """
     from tree_sitter_language_pack import get_parser
 
     data = (body if body.isascii() else NOT_ASCII.sub("x", body)).encode()
-    left = 1_000 + len(data) // 20
+    left = 200 + len(data) // 50
 
     def stop(_offset: int, _error: bool) -> bool:
         nonlocal left

@@ -35,7 +35,7 @@ GROUP_CHARS = 2_000
 
 
 class WordwiseCounter:
-    """Counts as a SentencePiece BPE without pre-tokenizer does (Llama 2, wordllama), by counting each distinct word once.
+    """Counts as a SentencePiece BPE without pre-tokenizer does (Llama 2, wordllama), each distinct word once.
 
     No token of such a vocabulary holds a line end beside other characters or a blank after another character, so words
     with the blanks before them are tokenized independently of each other and their counts add up exactly. That is
@@ -62,6 +62,7 @@ class WordwiseCounter:
 
     @property
     def name(self) -> str:
+        """Part of the chunker's version."""
         return self._name
 
     def count(self, texts: Sequence[str]) -> list[int]:
@@ -118,9 +119,11 @@ class WordwiseCounter:
             groups[-1].append(word)
             chars += len(word) + 1
         texts = ["\n" + "\n".join(group) + "\n" for group in groups]
-        for group, encoding in zip(groups, self._tokenizer.encode_batch_fast(texts, add_special_tokens=False), strict=True):
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        for group, encoding in zip(groups, encodings, strict=True):
             ends = np.flatnonzero(np.array(encoding.ids) == self._line_end)
             self._words.update(zip(group, (np.diff(ends) - 1).tolist(), strict=True))
+
 
 class TokenizerCounter:
     """Counts with any Hugging Face `tokenizer.json`, in one parallel batch a call."""
@@ -131,6 +134,7 @@ class TokenizerCounter:
 
     @property
     def name(self) -> str:
+        """Part of the chunker's version."""
         return self._name
 
     def count(self, texts: Sequence[str]) -> list[int]:
@@ -147,17 +151,19 @@ class OpenAICounter:
         self._name = encoding
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of importlib.resources, inside bpe-openai
-            import bpe_openai
+            import bpe_openai  # pyright: ignore[reportMissingTypeStubs]
 
         try:
             self._encode = bpe_openai.get_encoding(encoding).encode_ordinary
         except (KeyError, ValueError) as error:
             raise ConfigError(
-                f"embedder.tokenizer = {encoding!r} is unknown: use cl100k_base, o200k_base or the path of a tokenizer.json"
+                f"embedder.tokenizer = {encoding!r} is unknown: use cl100k_base, o200k_base or the path of a "
+                "tokenizer.json"
             ) from error
 
     @property
     def name(self) -> str:
+        """Part of the chunker's version."""
         return self._name
 
     def count(self, texts: Sequence[str]) -> list[int]:
@@ -178,6 +184,7 @@ class EstimatingCounter:
 
     @property
     def name(self) -> str:
+        """Part of the chunker's version."""
         return "estimate"
 
     def count(self, texts: Sequence[str]) -> list[int]:

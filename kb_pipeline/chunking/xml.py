@@ -25,27 +25,25 @@ def parse_xml(text: str, start: int, end: int) -> list[Block]:
     data = body.replace("&", " ").encode()
     top: list[Block] = []
     open_: list[Block] = []
+    inside: list[list[Block]] = [top]
     depth = 0
 
     def opened(name: str, _attributes: object) -> None:
         nonlocal depth
         depth += 1
         if depth <= DEEPEST:
-            block = Block(start + parser.CurrentByteIndex, 0, "element", title=name, parts=[])
-            siblings = open_[-1].parts if open_ else top
-            assert isinstance(siblings, list)
-            siblings.append(block)
+            block = Block(start + parser.CurrentByteIndex, 0, "element", title=name)
+            inside[-1].append(block)
             open_.append(block)
+            inside.append([])
 
     def closed(_name: str) -> None:
         nonlocal depth
         if depth <= DEEPEST:
             block = open_.pop()
             block.end = start + data.find(b">", parser.CurrentByteIndex) + 1
-            if not block.parts:
-                block.parts = None
-            elif isinstance(block.parts, list):
-                block.parts.insert(0, Block(block.start, block.parts[0].start, "heading"))
+            if parts := inside.pop():
+                block.parts = [Block(block.start, parts[0].start, "heading"), *parts]
         depth -= 1
 
     parser = expat.ParserCreate()

@@ -143,8 +143,8 @@ def settle(
 
 
 def _checked(conn: Connection[TupleRow], tenant_id: str, folder: str) -> GoldenSet:
+    from evals.asked import fitted
     from evals.golden import read_golden
-    from evals.run import fitted
 
     golden = read_golden(Path(folder).expanduser())
     found = fitted(conn, tenant_id, golden)

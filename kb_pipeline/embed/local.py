@@ -50,7 +50,7 @@ class LocalEmbedder:
     """Mean of token vectors, then unit length: what `WordLlama.embed(texts, norm=True)` gives, to 1e-5, but faster.
 
     It reads weights and tokenizer straight from the package: importing wordllama and its embed() cost 0.5 s and pad
-    every text to the longest of its batch. Not thread-safe.
+    every text to the longest of its batch.
     """
 
     def __init__(self, spec: EmbedderSpec) -> None:

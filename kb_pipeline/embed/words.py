@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -39,7 +40,8 @@ class WordTokenizer:
     That tokenizer has no pre-tokenizer, so it runs its merges over whole texts and can reuse nothing. But none of its
     tokens holds a space mark after another character, and a line break is a byte token that no merge touches; so
     merges never cross those places, and a text's ids are the ids of its words in a row. A table of words met before
-    replaces most of the work. It is emptied when it is full, so memory is bounded. Not thread-safe.
+    replaces most of the work. It is emptied when it is full, so memory is bounded. Safe for use by
+    several threads: a retriever's share one.
 
     Raises `ValueError` for a tokenizer that lacks the property.
     """
@@ -53,6 +55,7 @@ class WordTokenizer:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
+        self._lock = threading.Lock()
         added: Any = tokenizer.get_added_tokens_decoder()
         marks = sorted((str(token.content) for token in added.values()), key=len, reverse=True)
         self._special = re.compile("(" + "|".join(map(re.escape, marks)) + ")")
@@ -66,6 +69,10 @@ class WordTokenizer:
 
     def encode(self, texts: Sequence[str]) -> Ragged:
         """Ids of each text, without special tokens."""
+        with self._lock:
+            return self._encode(texts)
+
+    def _encode(self, texts: Sequence[str]) -> Ragged:
         if len(self._index) > _TABLE_WORDS or self._characters > _TABLE_CHARACTERS:
             self._clear()
         index = self._index

@@ -61,7 +61,7 @@ BY_SUFFIX: dict[str, str] = {
     for suffix in suffixes.split()
 }
 BY_NAME: dict[str, str] = {
-    **dict.fromkeys(("readme", "license", "licence", "copying", "notice", "changelog", "authors", "contributing"), "text"),
+    **dict.fromkeys("readme license licence copying notice changelog authors contributing".split(), "text"),
     "dockerfile": "code:dockerfile",
     "makefile": "code:make",
 }

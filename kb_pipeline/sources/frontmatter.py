@@ -8,7 +8,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -42,9 +42,7 @@ def read_front_matter(text: str) -> dict[str, Any]:
         return {}
     if not isinstance(parsed, Mapping):
         raise DocumentRefused("front-matter", f"the front matter is a {type(parsed).__name__}, not a table of keys")
-    result = json_value(parsed)
-    assert isinstance(result, dict)
-    return result
+    return cast("dict[str, Any]", json_value(parsed))
 
 
 RESERVED = re.compile(r"""^(\s*(?:- +)?(?:[\w .-]+: +)?)([%@`][^"\r\n]*?)(\s*)$""", re.MULTILINE)
@@ -75,9 +73,10 @@ def json_value(value: Any, depth: int = 0) -> Any:
         case datetime.datetime() | datetime.date() | datetime.time():
             return value.isoformat()
         case Mapping():
-            return {clean_text(str(key)): json_value(item, depth + 1) for key, item in value.items()}
+            pairs = cast("Mapping[Any, Any]", value).items()
+            return {clean_text(str(key)): json_value(item, depth + 1) for key, item in pairs}
         case list() | tuple() | set():
-            return [json_value(item, depth + 1) for item in value]
+            return [json_value(item, depth + 1) for item in cast("list[Any]", value)]
         case _:
             return clean_text(str(value))
 

@@ -33,7 +33,9 @@ def html_markdown(source: str) -> tuple[str, dict[str, Any]]:
         return "", {}
     parser = lxml_html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True)
     try:
-        root: Any = lxml_html.document_fromstring(source.encode("utf-8", "replace"), parser=parser)
+        root: Any = lxml_html.document_fromstring(  # pyright: ignore[reportUnknownMemberType]
+            source.encode("utf-8", "replace"), parser=parser
+        )
     except (etree.ParserError, etree.XMLSyntaxError, ValueError) as error:
         if not re.sub(r"<[^>]*>", "", source).strip():
             return "", {}
@@ -136,7 +138,8 @@ def _table(table: Any, depth: int) -> Iterator[str]:
     rows: list[list[str]] = []
     direct = [row for part in table.iterchildren("thead", "tbody", "tfoot", "tr") for row in _rows(part)]
     for row in direct:
-        cells = [" ".join(_blocks(cell, depth)).replace("\n", " ").replace("|", "\\|") for cell in row.iterchildren("td", "th")]
+        texts = [" ".join(_blocks(cell, depth)) for cell in row.iterchildren("td", "th")]
+        cells = [text.replace("\n", " ").replace("|", "\\|") for text in texts]
         if any(cells):
             rows.append(cells)
     if not rows:

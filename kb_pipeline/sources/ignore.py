@@ -32,12 +32,12 @@ class Selection:
         return self.left_out.match_file(f"{path}/" if folder else path)
 
     def takes(self, path: str) -> bool:
-        """Whether a file of this path, not ignored, is a document: by pattern, or without patterns by a known format."""
+        """Whether a file of this path, not ignored, is a document: by pattern, or without any by a known format."""
         return self.wanted.match_file(path) if self.wanted is not None else format_of(path) is not None
 
 
 def selection(patterns: Sequence[str], ignore: Iterable[str]) -> Selection:
-    """What `patterns` and `ignore` of the configuration, with the `.kbignore` lines in it, say. Raises `ConfigError`."""
+    """What the configured `patterns` and `ignore` (with the lines of `.kbignore`) say. Raises `ConfigError`."""
     try:
         wanted = GitIgnoreSpec.from_lines([each for p in patterns for each in _braces(p)]) if patterns else None
         return Selection(wanted, GitIgnoreSpec.from_lines([*ALWAYS, *ignore]))

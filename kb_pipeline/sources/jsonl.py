@@ -107,5 +107,6 @@ def _record(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DocumentRefused("broken-json", f"the line is not JSON: {str(error)[:200]}") from error
     if not isinstance(record, dict):
-        raise DocumentRefused("broken-record", f"the line is a {type(record).__name__}, not an object with `id` and `text`")
+        found = type(record).__name__
+        raise DocumentRefused("broken-record", f"the line is a {found}, not an object with `id` and `text`")
     return record  # pyright: ignore[reportUnknownVariableType]

@@ -39,8 +39,8 @@ def open_source(config: TenantConfig) -> Source:
         return FolderSource(path, config.patterns, config.ignore, limit)
     if not path.is_file():
         raise SourceError(
-            f"the source {where!r} of tenant {config.tenant_id!r} does not exist (looked for {path}); it may be a folder, "
-            "a file, a URL such as s3://bucket/docs, or 'packages:'"
+            f"the source {where!r} of tenant {config.tenant_id!r} does not exist (looked for {path}); it may be a "
+            "folder, a file, a URL such as s3://bucket/docs, or 'packages:'"
         )
     if path.suffix.lower() in (".jsonl", ".ndjson"):
         from kb_pipeline.sources.jsonl import JsonLinesSource

@@ -7,9 +7,10 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from email.message import Message
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kb_pipeline.errors import ConfigError, DocumentRefused
 from kb_pipeline.sources.docstrings import module_markdown
@@ -98,8 +99,8 @@ def _dotted(path: str) -> str:
 
 
 def _readme(distribution: metadata.Distribution) -> tuple[str, str]:
-    fields = distribution.metadata
-    body = fields.get_payload() if hasattr(fields, "get_payload") else ""  # pyright: ignore
+    fields = cast("Message", distribution.metadata)
+    body: Any = fields.get_payload()
     text = body if isinstance(body, str) and body.strip() else str(fields.get("Description") or "")
     summary = str(fields.get("Summary") or "").strip()
     kind = str(fields.get("Description-Content-Type") or "").split(";")[0].strip().lower()

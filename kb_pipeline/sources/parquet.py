@@ -71,8 +71,9 @@ class ParquetSource:
                 file = pq.ParquetFile(handle)
                 names = set(file.schema_arrow.names)
                 if "text" not in names or not names & {"id", "_id"}:
-                    raise SourceError(f"{self.uri} has the columns {sorted(names)}; `id` (or `_id`) and `text` are needed")
-                for batch in file.iter_batches(batch_size=ROWS):
+                    raise SourceError(f"{self.uri} has the columns {sorted(names)}; `id` (or `_id`), `text` are needed")
+                batches: Iterator[pa.RecordBatch] = file.iter_batches(batch_size=ROWS)  # pyright: ignore
+                for batch in batches:
                     for row in batch.to_pylist():
                         number += 1
                         yield number, row

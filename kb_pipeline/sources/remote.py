@@ -35,7 +35,7 @@ def open_remote(url: str, patterns: tuple[str, ...], ignore: tuple[str, ...], ma
 
     Raises `ConfigError` naming the extra for a protocol whose package is missing, `SourceError` when nothing is there.
     """
-    import fsspec
+    import fsspec  # pyright: ignore[reportMissingTypeStubs]
 
     protocol = url.split("://", 1)[0].split("::", 1)[0].lower()
     try:
@@ -69,7 +69,7 @@ class RemoteSource:
     max_file_mb: float
 
     def list(self) -> Iterator[SourceItem | RefusedItem]:
-        """Files in the order of their names. Raises `SourceError` when the place cannot be listed or is empty of files."""
+        """Files in the order of their names. Raises `SourceError` when the place cannot be listed."""
         self.fs.invalidate_cache()
         try:
             found: dict[str, dict[str, Any]] = self.fs.find(self.root, detail=True)

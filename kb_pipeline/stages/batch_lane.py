@@ -24,7 +24,7 @@ from kb_pipeline.errors import BatchesPending, ProviderUnavailable
 from kb_pipeline.stages.context import StageContext
 from kb_pipeline.stages.wanted import Space, embedder_config, usd
 from kb_pipeline.store import batches
-from kb_pipeline.store.bank import put_vectors, space_key
+from kb_pipeline.store.bank import forget_unused, put_vectors, space_key
 from kb_pipeline.store.batches import Item, Job
 from kb_pipeline.store.spend import add_spend
 
@@ -49,6 +49,7 @@ class BatchLane:
 
         Raises `ProviderUnavailable` when the provider cannot be asked, or has refused a whole job.
         """
+        forget_unused(self._conn, self._ctx.tenant_id)
         failed: list[str] = []
         for job in batches.open_jobs(self._conn, self._ctx.tenant_id):
             failed += self._advance(job)

@@ -12,6 +12,8 @@ from kb_pipeline.embed.lane import Finished, LaneReport, Pending, Refused
 from kb_pipeline.embed.lane import Progress as LaneProgress
 from kb_pipeline.embed.lanes import lane_for
 from kb_pipeline.embed.models import IN_PROCESS
+from kb_pipeline.embed.packing import admissible
+from kb_pipeline.embed.registry import make_embedder, make_lane, max_input_tokens, resolve_spec
 from kb_pipeline.stages.batch_lane import BatchLane
 from kb_pipeline.stages.context import StageContext, TaskHandle
 from kb_pipeline.stages.flight import Flight
@@ -66,7 +68,11 @@ class Carrier:
         self._conn = conn
         self._purse = purse
         self.batches = BatchLane(ctx, conn)
-        self.done = Carried(paid_again=lost(conn, ctx.tenant_id))
+        with conn.transaction():
+            again = lost(conn, ctx.tenant_id)
+            if again:
+                purse.sent_again(resolve_spec(ctx.tenant.embedder).model, again)
+        self.done = Carried(paid_again=again)
 
     def carry(
         self,
@@ -80,7 +86,8 @@ class Carrier:
         total: int | None,
     ) -> None:
         """Each text goes to `keep` with its vector, to `refuse`, or to `skip` when a batch job has it."""
-        supply = Supply(self._ctx, self._conn, space)
+        lane = lane_for(embedder_config(self._ctx.tenant.embedder, space.spec), total or 0)
+        supply = Supply(self._ctx, self._conn, space, submits=lane == "batch")
 
         def found(batch: Finished) -> None:
             self.done.reused += len(batch.fingerprints)
@@ -92,7 +99,7 @@ class Carrier:
             if first is None:
                 return
             texts = chain([first], texts)
-            if lane_for(embedder_config(self._ctx.tenant.embedder, space.spec), total or 0) == "batch":
+            if lane == "batch":
                 texts = self._submit(space, texts, supply, refuse, skip)
             self._sync(space, texts, supply, keep, refuse, name, total)
         finally:
@@ -107,9 +114,6 @@ class Carrier:
         skip: Callable[[Sequence[bytes]], None],
     ) -> Iterator[Pending]:
         """Submit the texts; those that a job refused before come back, for the sync lane."""
-        from kb_pipeline.embed.packing import admissible
-        from kb_pipeline.embed.registry import max_input_tokens
-
         config = embedder_config(self._ctx.tenant.embedder, space.spec)
         back: list[Pending] = []
 
@@ -144,8 +148,6 @@ class Carrier:
         first = next(texts, None)
         if first is None:
             return
-        from kb_pipeline.embed.registry import make_embedder, make_lane
-
         ctx, conn, tenant_id = self._ctx, self._conn, self._ctx.tenant_id
         config = embedder_config(ctx.tenant.embedder, space.spec)
         leader = space.versions[0].version
@@ -189,6 +191,7 @@ class Carrier:
                 admit=admit,
             )
             self.done.add(report)
+            self._purse.sent_again(space.spec.model, report.sent_again_texts)
             if report.breaker == "closed":
                 close_breakers(conn, tenant_id, ctx.run_id)
         finally:

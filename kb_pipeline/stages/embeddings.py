@@ -121,11 +121,11 @@ def run(ctx: StageContext, *, max_cost: float | None = None) -> EmbeddingsSummar
                 saved_usd = usd(ctx.tenant.embedder, space.spec, known.tokens)
                 purse.save(space.spec.model, saved_usd, texts=known.chunks, tokens=known.tokens)
         embedding.backfill()
-        batches.require_done()
+        if done.waiting:
+            batches.require_done()
         missing = _prove(conn, ctx.tenant_id, [number for space in wanted.spaces for number in space.numbers])
         if not missing:
             set_tenant_version(conn, ctx.tenant_id, version.version, "complete", only_from="backfilling")
-        purse.sent_again(version.spec.model, done.paid_again)
         total = spent(conn, ctx.tenant_id, run_id=ctx.run_id)
         letters = count_dead_letters(conn, ctx.tenant_id)
     seconds = time.perf_counter() - started

@@ -13,7 +13,7 @@ from kb_pipeline.embed.protocol import Vectors
 from kb_pipeline.stages.context import StageContext
 from kb_pipeline.stages.wanted import Space
 from kb_pipeline.store.bank import drop_vectors, find_vectors, has_vectors, shared_vectors, space_key, text_key
-from kb_pipeline.store.batches import items_of
+from kb_pipeline.store.batches import has_items, items_of
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -25,13 +25,14 @@ _GROUP = 256
 class Supply:
     """The bank (imported vectors, collected batch jobs), tenants that share theirs, and jobs at the provider."""
 
-    def __init__(self, ctx: StageContext, conn: Connection[TupleRow], space: Space) -> None:
+    def __init__(self, ctx: StageContext, conn: Connection[TupleRow], space: Space, *, submits: bool) -> None:
         self._ctx = ctx
         self._conn = conn
         self._space = space
         self._key = space_key(space.spec)
         self._banked = has_vectors(conn, ctx.tenant_id, self._key)
         self._partners = _partners(ctx)
+        self._needed = submits or self._banked or bool(self._partners) or has_items(conn, ctx.tenant_id, self._key)
         self.waiting = 0
         """Texts that are with a batch job."""
         self.refused: set[bytes] = set()
@@ -41,6 +42,9 @@ class Supply:
         self, texts: Iterator[Pending], *, keep: Callable[[Finished], None], skip: Callable[[Sequence[bytes]], None]
     ) -> Iterator[Pending]:
         """The texts that have to be sent. Found vectors go to `keep`, waiting texts to `skip`."""
+        if not self._needed:  # a back-fill may be slowed down to a few texts a minute: do not gather them
+            yield from texts
+            return
         while group := list(islice(texts, _GROUP)):
             found, keys = self._found(group)
             if found:

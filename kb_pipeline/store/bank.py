@@ -64,6 +64,15 @@ def drop_vectors(conn: Connection[TupleRow], tenant_id: str, space: bytes, keys:
     )
 
 
+def forget_unused(conn: Connection[TupleRow], tenant_id: str, *, days: int = 30) -> None:
+    """Remove collected vectors whose texts have not come up for so long; imported ones stay."""
+    conn.execute(
+        "DELETE FROM kb.vector_bank WHERE tenant_id = %s AND origin = 'batch' "
+        "AND added_at < now() - %s * interval '1 day'",
+        (tenant_id, days),
+    )
+
+
 def shared_vectors(
     conn: Connection[TupleRow], tenants: Sequence[str], version: int, fingerprints: Sequence[bytes]
 ) -> Mapping[bytes, Vectors]:

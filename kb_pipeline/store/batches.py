@@ -129,6 +129,14 @@ def job_rows(conn: Connection[TupleRow], tenants: Sequence[str], *, open_only: b
         ).fetchall()
 
 
+def has_items(conn: Connection[TupleRow], tenant_id: str, space: bytes) -> bool:
+    """Whether any text of this space is with a job, or was refused by one."""
+    row = conn.execute(
+        "SELECT EXISTS (SELECT FROM kb.batch_items WHERE tenant_id = %s AND space = %s)", (tenant_id, space)
+    ).fetchone()
+    return bool(row and row[0])
+
+
 def items_of(
     conn: Connection[TupleRow], tenant_id: str, space: bytes, fingerprints: Sequence[bytes]
 ) -> dict[bytes, bool]:

@@ -49,7 +49,9 @@ def put_golden(
         "INSERT INTO kb.golden_sets AS g (tenant_id, name, version, sha256, body, questions, judgments, synthetic, "
         "registered, added_by) SELECT %(t)s, %(n)s, coalesce(max(version), 0) + 1, %(h)s, %(b)s, %(q)s, %(j)s, %(s)s, "
         "%(r)s, %(by)s FROM kb.golden_sets WHERE tenant_id = %(t)s AND name = %(n)s "
-        "ON CONFLICT (tenant_id, name, sha256) DO UPDATE SET registered = g.registered OR excluded.registered "
+        "ON CONFLICT (tenant_id, name, sha256) DO UPDATE SET registered = g.registered OR excluded.registered, "
+        "added_by = CASE WHEN excluded.registered THEN excluded.added_by ELSE g.added_by END, "
+        "added_at = CASE WHEN excluded.registered THEN now() ELSE g.added_at END "
         "RETURNING version",
         {
             "t": tenant_id,

@@ -8,6 +8,7 @@ from typing import Any
 
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
+from psycopg.types.json import Jsonb
 
 from kb_pipeline.store.contents import column
 
@@ -68,8 +69,10 @@ def newest_candidate(conn: Connection[TupleRow], tenant_id: str) -> BuildRow | N
     waits for nothing; while nothing is live, it is measured again."""
     query = (
         _BUILD + " AND b.state = 'candidate' AND NOT EXISTS (SELECT FROM kb.live l WHERE l.tenant_id = b.tenant_id "
-        "AND (l.build_id > b.build_id OR (SELECT r.decision FROM kb.reviews r WHERE r.tenant_id = b.tenant_id "
-        "AND r.build_id = b.build_id ORDER BY r.review_id DESC LIMIT 1) = 'rejected' OR (SELECT e.verdict FROM kb.eval_runs e WHERE e.tenant_id = b.tenant_id "
+        "AND (l.build_id > b.build_id "
+        "OR (SELECT r.decision FROM kb.reviews r WHERE r.tenant_id = b.tenant_id "
+        "AND r.build_id = b.build_id ORDER BY r.review_id DESC LIMIT 1) = 'rejected' "
+        "OR (SELECT e.verdict FROM kb.eval_runs e WHERE e.tenant_id = b.tenant_id "
         "AND e.build_id = b.build_id ORDER BY e.eval_id DESC LIMIT 1) = 'fail')) ORDER BY b.build_id DESC LIMIT 1"
     )
     row = conn.execute(sql.SQL(query), (tenant_id,)).fetchone()
@@ -118,6 +121,35 @@ def documents_of(
     """
     rows = conn.execute(query, (tenant_id, list(fingerprints))).fetchall()
     return {bytes(fingerprint): tuple(doc_ids) for fingerprint, doc_ids in rows}
+
+
+def count_chunks(conn: Connection[TupleRow], tenant_id: str) -> int:
+    """Chunks of the tenant."""
+    row = conn.execute("SELECT count(*) FROM kb.chunks WHERE tenant_id = %s", (tenant_id,)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def filter_shares(conn: Connection[TupleRow], tenant_id: str, *, limit: int) -> list[tuple[str, Any, int]]:
+    """(metadata key, value, chunks of documents that have it), most first, of plain values only."""
+    query = """
+        SELECT m.key, m.value, sum(d.n)::bigint AS n
+        FROM (SELECT d.metadata, (SELECT count(*) FROM kb.chunks k WHERE k.tenant_id = d.tenant_id
+              AND k.doc_id = d.doc_id) AS n FROM kb.documents d WHERE d.tenant_id = %s) d
+        CROSS JOIN LATERAL jsonb_each(d.metadata) m
+        WHERE jsonb_typeof(m.value) IN ('string', 'number', 'boolean') AND length(m.value::text) <= 200
+        GROUP BY 1, 2 ORDER BY n DESC, 1, 2 LIMIT %s
+    """
+    return [(key, value, count) for key, value, count in conn.execute(query, (tenant_id, limit)).fetchall()]
+
+
+def passing(conn: Connection[TupleRow], tenant_id: str, key: str, value: Any) -> set[bytes]:
+    """Contents that stand in a document with this metadata value, alone or in a list."""
+    query = """
+        SELECT DISTINCT k.fingerprint FROM kb.documents d JOIN kb.chunks k USING (tenant_id, doc_id)
+        WHERE d.tenant_id = %s AND (d.metadata @> %s OR d.metadata @> %s)
+    """
+    rows = conn.execute(query, (tenant_id, Jsonb({key: value}), Jsonb({key: [value]}))).fetchall()
+    return {bytes(row[0]) for row in rows}
 
 
 def places_of(

@@ -17,10 +17,11 @@ _OVER = """
 WITH over AS (
     SELECT t.tenant_id, t.contents, t.inserted_total, t.deleted_total, l.version, l.build_id, l.previous_version,
            l.previous_build_id, l.eval_id, l.promoted_at, b.detail, w.embedder_hash
-      FROM unnest(%(ids)s::text[], %(hash)s::bytea[], %(m)s::int[], %(ef)s::int[], %(storage)s::text[],
-                  %(exact)s::bigint[], %(floor)s::float8[])
-           AS w (tenant_id, embedder_hash, m, ef, storage, exact_below, floor)
-      JOIN kb.tenants t ON t.tenant_id = w.tenant_id AND t.state = 'active'
+      FROM unnest(%(ids)b::text[], %(kinds)b::int[]) AS i (tenant_id, kind)
+      JOIN unnest(%(hash)s::bytea[], %(m)s::int[], %(ef)s::int[], %(storage)s::text[], %(exact)s::bigint[],
+                  %(floor)s::float8[]) WITH ORDINALITY
+           AS w (embedder_hash, m, ef, storage, exact_below, floor, kind) ON w.kind = i.kind
+      JOIN kb.tenants t ON t.tenant_id = i.tenant_id AND t.state = 'active'
       JOIN kb.live l ON l.tenant_id = t.tenant_id
       JOIN kb.builds b ON b.build_id = l.build_id
       JOIN kb.embedding_versions v ON v.version = l.version
@@ -75,16 +76,21 @@ def over_threshold(
 
     Over the threshold is not yet to fire: what was refused or rolled back from is the planner's to know.
     """
-    desired = list(wanted.values())
+    kinds: dict[tuple[EmbedderSpec, IndexParams, int, float], int] = {}
+    of = [
+        kinds.setdefault((one.spec, one.index, one.exact_below_rows, one.recall_floor), len(kinds) + 1)
+        for one in wanted.values()
+    ]
     values = {
         "triggers": list(triggers),
         "ids": list(wanted),
-        "hash": [one.spec.hash() for one in desired],
-        "m": [one.index.m for one in desired],
-        "ef": [one.index.ef_construction for one in desired],
-        "storage": [one.index.storage for one in desired],
-        "exact": [one.exact_below_rows for one in desired],
-        "floor": [one.recall_floor for one in desired],
+        "kinds": of,
+        "hash": [spec.hash() for spec, *_ in kinds],
+        "m": [index.m for _, index, *_ in kinds],
+        "ef": [index.ef_construction for _, index, *_ in kinds],
+        "storage": [index.storage for _, index, *_ in kinds],
+        "exact": [exact_below for *_, exact_below, _ in kinds],
+        "floor": [floor for *_, floor in kinds],
         "growth": GROWTH_PERCENT,
         "churn": CHURN_PERCENT,
         "runs": BAD_RUNS,

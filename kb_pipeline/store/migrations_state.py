@@ -111,16 +111,16 @@ def settle_switch(
     itself; a version that goes live is held no longer. In the transaction of the switch."""
     if before is None or before == now:
         return
-    if back:
-        row = conn.execute("SELECT embedder FROM kb.embedding_versions WHERE version = %s", (before,)).fetchone()
-        if row is not None:
-            put_migration(conn, tenant_id, EmbedderSpec(**row[0]), "rolled back", by=by)
-    conn.execute(
+    released = conn.execute(
         "UPDATE kb.migrations m SET state = 'running', changed_at = now(), changed_by = %s "
         "FROM kb.embedding_versions v WHERE m.tenant_id = %s AND v.version = %s AND v.embedder_hash = m.target_hash "
         "AND m.state <> 'running'",
         (by, tenant_id, now),
-    )
+    ).rowcount
+    if back and not released:
+        row = conn.execute("SELECT embedder FROM kb.embedding_versions WHERE version = %s", (before,)).fetchone()
+        if row is not None:
+            put_migration(conn, tenant_id, EmbedderSpec(**row[0]), "rolled back", by=by)
 
 
 def spent_on(conn: Connection[TupleRow], tenant_id: str, model: str) -> float:

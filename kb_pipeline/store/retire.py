@@ -32,8 +32,8 @@ def superseded_builds(conn: Connection[TupleRow], tenant_id: str, keep: list[int
 
 
 def retire_versions(conn: Connection[TupleRow], tenant_id: str, keep: list[int]) -> list[int]:
-    """The tenant gives up versions that are not searched and not wanted: neither live, nor in soak, nor in `keep`, and without
-    a standing build. A tenant that serves nothing yet gives up nothing."""
+    """The tenant gives up versions that are not searched and not wanted: neither live, nor in soak, nor in `keep`, and
+    without a standing build. A tenant that serves nothing yet gives up nothing."""
     rows = conn.execute(
         "UPDATE kb.tenant_versions t SET state = 'retired', changed_at = now() FROM kb.live l "
         "WHERE t.tenant_id = %(t)s AND l.tenant_id = t.tenant_id AND t.state <> 'retired' AND t.version <> l.version "
