@@ -10,7 +10,7 @@ import csv
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -293,9 +293,7 @@ def _problem(kind: str, ids: Sequence[str], words: str) -> list[Problem]:
     return [Problem(kind, tuple(ids), f"{len(ids)} {words}")] if ids else []
 
 
-def _hash(
-    questions: Mapping[str, str], judgments: Mapping[str, Mapping[str, int]], synthetic: Iterable[str] = ()
-) -> str:
-    marked = sorted(synthetic)
-    canonical = json.dumps([questions, judgments, *([marked] if marked else [])], sort_keys=True, ensure_ascii=False)
+def _hash(questions: Mapping[str, str], judgments: Mapping[str, Mapping[str, int]], synthetic: Iterable[str]) -> str:
+    marks = [sorted(synthetic)] if synthetic else []
+    canonical = json.dumps([questions, judgments, *marks], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -39,7 +39,8 @@ PATIENCE_MS = 120_000
 
 def chromium() -> str:
     """Path of a Chromium; skips the test where there is none."""
-    found = os.environ.get("UI_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    installed = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
+    found = os.environ.get("UI_TEST_CHROMIUM") or next(filter(None, installed), None)
     if not found:
         pytest.skip("no chromium here: install it (apt-get install chromium), or name one in UI_TEST_CHROMIUM")
     return found

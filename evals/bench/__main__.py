@@ -16,6 +16,7 @@ ALL = (
     "memory",
     "chunker",
     "load",
+    "lane",
     "contents_layout",
     "hnsw_build",
     "ground_truth",

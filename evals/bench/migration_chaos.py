@@ -9,7 +9,6 @@ and no search failed while the server answered.
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import signal
 import subprocess
@@ -173,9 +172,17 @@ def _judge(space: Workspace, log: Path, searcher: Searcher, killed: int, servers
 
 
 def _kill_server(space: Workspace) -> None:
-    """The postmaster and, because they notice at once, its children."""
-    pid = int((next(space.home.rglob("postmaster.pid"))).read_text(encoding="utf-8").split()[0])
-    os.kill(pid, signal.SIGKILL)
+    """The postmaster; its children notice at once. Where nobody reaps the dead, its lock file would name a process that
+    seems to live, so it is removed once nothing of the server runs."""
+    import psutil
+
+    lock = next(space.home.rglob("postmaster.pid"))
+    server = psutil.Process(int(lock.read_text(encoding="utf-8").split()[0]))
+    children = server.children(recursive=True)
+    server.kill()
+    psutil.wait_procs(children, timeout=20)
+    if not server.is_running() or server.status() == psutil.STATUS_ZOMBIE:
+        lock.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -41,16 +41,14 @@ class Block:
 
 def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     """The span without white space around it, but with the indentation of its first line; `(start, start)` if empty."""
-    while start < end and text[start : start + 64].isspace():
-        start += 64
-    start = min(start, end)
-    while start < end and text[start].isspace():
-        start += 1
-    while end - 64 > start and text[end - 64 : end].isspace():
-        end -= 64
-    while end > start and text[end - 1].isspace():
-        end -= 1
-    return start, end
+    while end - start > 4096 and text[start : start + 4096].isspace():
+        start += 4096
+    while end - start > 4096 and text[end - 4096 : end].isspace():
+        end -= 4096
+    head, tail = text[start : min(end, start + 4096)], text[max(start, end - 4096) : end]
+    first = start + len(head) - len(head.lstrip())
+    last = end - len(tail) + len(tail.rstrip())
+    return (first, last) if first < last else (start, start)
 
 
 def with_indent(text: str, start: int, floor: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, cast
 
 import pyromark
@@ -83,8 +84,9 @@ def _table_header(text: str, table: Block) -> str:
     return "\n".join(line.strip() for line in lines)
 
 
+@lru_cache(maxsize=10_000)
 def _title(source: str) -> str:
-    raw = ATX.sub("", SETEXT.sub("", source.rstrip()))
+    raw = ATX.sub("", SETEXT.sub("", source.rstrip()) if "\n" in source.rstrip() else source.rstrip())
     if INLINE_MARKUP.search(raw):
         pieces: list[str] = []
         for event in pyromark.events(source, options=OPTIONS):

@@ -110,5 +110,9 @@ def finer(text: str, block: Block, depth: int, limit: int) -> list[Block]:
 
 def joined(text: str, blocks: list[Block]) -> int:
     """Tokens of the blocks together, estimated as their sum and the line ends between them."""
-    gaps = sum(text.count("\n", a.end, b.start) for a, b in zip(blocks, blocks[1:], strict=False))
-    return sum(block.tokens for block in blocks) + gaps
+    total = 0
+    end = blocks[0].start
+    for block in blocks:
+        total += block.tokens + text.count("\n", end, block.start)
+        end = block.end
+    return total

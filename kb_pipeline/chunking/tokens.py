@@ -48,6 +48,7 @@ class WordwiseCounter:
         self._special = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
         self._line_end = tokenizer.token_to_id("<0x0A>")
         self._lines: dict[str, int] = {}
+        self._first: dict[str, int] = {}
         self._words: dict[str, int] = {}
 
     @staticmethod
@@ -67,42 +68,43 @@ class WordwiseCounter:
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Number of tokens of each text, without special tokens. Exact, also where a text spells a special token."""
-        special = self._special
-        direct = [i for i, text in enumerate(texts) if any(token in text for token in special)]
         lines = [text.split("\n") for text in texts]
+        direct = self._with_special(texts)
         for i in direct:
             lines[i] = [""]
         if len(self._lines) > KEPT_LINES:
             self._lines.clear()
+            self._first.clear()
         if len(self._words) > KEPT_WORDS:
             self._words.clear()
-        self._learn(set(chain.from_iterable(lines)).difference(self._lines), [parts[0] for parts in lines])
-        of_line, of_word = self._lines.__getitem__, self._words
-        counts: list[int] = []
-        for parts in lines:
-            # The tokenizer puts one blank in front of the text: only the first word is counted otherwise.
-            first = WORD.match(parts[0])
-            word = first[0] if first else ""
-            counts.append(sum(map(of_line, parts)) + len(parts) - 1 + of_word[f" {word}"] - of_word[word])
+        self._learn(set(chain.from_iterable(lines)).difference(self._lines))
+        self._learn_firsts({parts[0] for parts in lines}.difference(self._first))
+        of_line, of_first = self._lines.__getitem__, self._first
+        counts = [sum(map(of_line, parts)) + len(parts) - 1 + of_first[parts[0]] for parts in lines]
         for i in direct:
             counts[i] = len(self._tokenizer.encode(texts[i], add_special_tokens=False))
-        for i, text in enumerate(texts):
-            if not text:
-                counts[i] = 0
+        if "" in texts:
+            counts = [count if text else 0 for count, text in zip(counts, texts, strict=True)]
         return counts
 
-    def _learn(self, lines: set[str], firsts: list[str]) -> None:
-        """Count what is new: the words of the lines, and the first words with a blank more."""
+    def _with_special(self, texts: Sequence[str]) -> list[int]:
+        """Indexes of texts that spell a special token: a rare thing, so all are looked through at once first."""
+        together = "\n".join(texts)
+        found = [token for token in self._special if token in together]
+        return [i for i, text in enumerate(texts) if any(token in text for token in found)] if found else []
+
+    def _learn(self, lines: set[str]) -> None:
         split = {line: WORD.findall(line) for line in lines}
-        wanted = set(chain.from_iterable(split.values()))
-        for line in firsts:
-            first = WORD.match(line)
-            word = first[0] if first else ""
-            wanted.add(word)
-            wanted.add(f" {word}")
-        self._count_words(list(wanted.difference(self._words)))
+        self._count_words(list(set(chain.from_iterable(split.values())).difference(self._words)))
         look_up = self._words.__getitem__
         self._lines.update({line: sum(map(look_up, words)) for line, words in split.items()})
+
+    def _learn_firsts(self, lines: set[str]) -> None:
+        """How many tokens more a line has as a text's first: the tokenizer puts one blank before its first word."""
+        words = {line: match[0] if (match := WORD.match(line)) else "" for line in lines}
+        wanted = {*words.values(), *(f" {word}" for word in words.values())}
+        self._count_words(list(wanted.difference(self._words)))
+        self._first.update({line: self._words[f" {word}"] - self._words[word] for line, word in words.items()})
 
     def _count_words(self, words: list[str]) -> None:
         """Tokenize many words at a time, one a line, and tell them apart by the line ends' tokens."""

@@ -86,7 +86,7 @@ class IndexConfig(Section):
     target_p95_ms: float | None = Field(default=None, gt=0)
     build_memory_mb: int | None = Field(default=None, ge=16)
     build_workers: int | None = Field(default=None, ge=0, le=64)
-    """Workers of an index build beside its leader; by default one for each core: the build is as quick as it can be, and
+    """Workers of an index build beside its leader; by default one for each core: the build is as quick as can be, and
     searches share the cores with it. Fewer keep searches quicker meanwhile."""
 
 
