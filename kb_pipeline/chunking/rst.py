@@ -1,6 +1,6 @@
 """reStructuredText: sections by their underlines, blocks by blank lines, a directive with its indented content.
 
-docutils gives no offsets and takes a second for a megabyte; chunks need the section rules only, which are these:
+docutils gives no character offsets; chunks need the section rules only, which are these:
 https://docutils.sourceforge.io/docs/ref/rst/restructuredtext.html#sections
 """
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,7 @@ from kb_pipeline.sources.docstrings import module_markdown
 from kb_pipeline.sources.frontmatter import clean_text
 from kb_pipeline.sources.model import RefusedItem, SourceDocument, SourceItem
 
-MODULES_EACH = 12
+MODULES_EACH = 8
 """Modules taken of one package, those nearest to its top; a demo needs variety, not all of scipy."""
 LONGEST_MODULE = 150_000
 """Bytes; longer ones are generated code as a rule."""
@@ -52,7 +53,7 @@ class PackagesSource:
         """The README, or a module's docstrings as Markdown. Raises `DocumentRefused`."""
         name, _, path = item.doc_id.partition("/")
         try:
-            distribution = metadata.distribution(name)
+            distribution = _distribution(name)
         except metadata.PackageNotFoundError as error:
             raise DocumentRefused("vanished", f"the package {name} is no longer installed") from error
         about: dict[str, Any] = {"package": name, "version": distribution.version}
@@ -76,6 +77,9 @@ class PackagesSource:
         if missing := wanted - set(found):
             raise ConfigError(f"no package of this name is installed: {', '.join(sorted(missing))}")
         return sorted(found.items())
+
+
+_distribution = lru_cache(maxsize=500)(metadata.distribution)
 
 
 def _normal(name: str) -> str:
