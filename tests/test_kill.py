@@ -8,7 +8,7 @@ from evals.bench.chaos import disturb, problems, settings, write_documents
 from evals.bench.workspace import Workspace
 from kb_pipeline.store.database import Database
 
-KILLS = 5
+KILLS = 3
 SEED = 20
 
 
@@ -16,7 +16,7 @@ def test_killed_runs_lead_to_the_same_state(tmp_path: Path, db: Database) -> Non
     """Same chunks, no INVALID index, no build left half made, nothing paid twice but what was in flight."""
     space = Workspace(tmp_path / "work", {"KB_DSN": db.dsn, **settings(tmp_path / "embedder")})
     docs = tmp_path / "docs"
-    write_documents(docs, 60, SEED)
+    write_documents(docs, 40, SEED)
     found, calm = disturb(space, docs, kills=KILLS, seed=SEED, change_after=KILLS // 2)
     assert problems(found, calm) == []
     assert found.kills >= KILLS // 2, "the kills came too late to disturb anything"

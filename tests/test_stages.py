@@ -165,7 +165,7 @@ def test_other_chunker_settings_chunk_unchanged_documents_anew(world: World) -> 
 
 def test_a_preview_writes_nothing_and_tells_what_the_run_will_do(world: World) -> None:
     world.run()
-    world.write({"one.md": ONE.replace("red", "crimson"), "three.md": TWO, "two.md": None})
+    world.write({"one.md": ONE.replace("red", "tan"), "three.md": TWO, "two.md": None})
     before = (world.state(), world.versions_of_rows(), world.one("SELECT max(output_id) FROM kb.stage_outputs"))
     preview = scan_preview(world.context())
     after = (world.state(), world.versions_of_rows(), world.one("SELECT max(output_id) FROM kb.stage_outputs"))

@@ -162,7 +162,7 @@ def disturb(
     for number in range(kills):
         if number == change_after:
             change_documents(docs, seed)
-        took = run_and_kill(space, "stormy", source.uniform(0.15, 0.95) * whole)
+        took = run_and_kill(space, "stormy", source.uniform(0.15, 0.85) * whole)
         if took is None:
             killed += 1
         else:  # aim earlier, and give the next one something to do

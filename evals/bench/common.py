@@ -12,8 +12,10 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +28,9 @@ PACKAGES = (
 )
 
 
+LOOK_S = 0.2
+
+
 class BenchError(Exception):
     """A measured process failed; the message holds the end of what it wrote."""
 
@@ -36,7 +41,8 @@ class Measured:
 
     seconds: float
     peak_mb: float
-    """Highest resident memory of the process (10^6 bytes), as the kernel counted it."""
+    """Highest memory (10^6 bytes): of the process as the kernel counted it, or of it and its children together
+    (proportional set size, looked at every `LOOK_S`), whichever is more."""
     cpu_seconds: float
     returncode: int
     stdout: str
@@ -59,7 +65,8 @@ def measure(
         started = time.perf_counter()
         # A direct wait4 gives the usage of this child alone; Popen.wait would reap it first.
         process = subprocess.Popen([str(part) for part in command], stdout=out, stderr=err, env=env, cwd=cwd)
-        _, status, usage = os.wait4(process.pid, 0)
+        with tree_memory(process.pid) as together:
+            _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
@@ -70,12 +77,53 @@ def measure(
         raise BenchError(f"exit status {process.returncode} of {shlex.join(map(str, command))}:\n{said}")
     return Measured(
         seconds=seconds,
-        peak_mb=usage.ru_maxrss * 1024 / 1e6,
+        peak_mb=max(usage.ru_maxrss * 1024, *together) / 1e6,
         cpu_seconds=usage.ru_utime + usage.ru_stime,
         returncode=process.returncode,
         stdout=stdout,
         stderr=stderr,
     )
+
+
+@contextmanager
+def tree_memory(pid: int) -> Iterator[list[int]]:
+    """Bytes of a process and all its descendants, appended while it runs; only where they are several."""
+    found = [0, 0]
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(LOOK_S):
+            tree = descendants(pid)
+            if len(tree) > 1:
+                found.append(sum(proportional_bytes(each) for each in tree))
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def descendants(pid: int) -> list[int]:
+    """The process and its children, their children, and so on; empty when it has ended."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return [pid, *(child.pid for child in process.children(recursive=True))]
+    except psutil.Error:
+        return []
+
+
+def proportional_bytes(pid: int) -> int:
+    """Memory of a process, pages that it shares counted in part; 0 when it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
 
 
 def pairs(ours: Callable[[], float], theirs: Callable[[], float], count: int) -> list[tuple[float, float]]:

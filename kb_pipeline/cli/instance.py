@@ -50,7 +50,9 @@ def open_instance(session: Session) -> dg.DagsterInstance:
     """The shared instance. Imports Dagster: about 2.5 seconds, so only commands that run something call this."""
     import dagster as dg
 
-    os.environ.update(dagster_environment(session))
+    for name, value in dagster_environment(session).items():
+        if name.startswith("DAGSTER_"):  # the KB_ ones are for other processes; here they would outlive this session
+            os.environ[name] = value
     return dg.DagsterInstance.get()
 
 
