@@ -21,6 +21,20 @@ from kb_pipeline.store.server import embedded_dsn, ensure_running, leave, stop_s
 SERVER_HOME = "KB_TEST_SERVER_HOME"
 """Set by the first process of the run for the xdist workers it starts."""
 TEMPLATE = "kb_template"
+WHOLE_PROCESSES = frozenset(
+    {
+        "test_batch_lane",
+        "test_dagster_run",
+        "test_hostile",
+        "test_kill",
+        "test_migrate_command",
+        "test_replay",
+        "test_spend_budget",
+        "test_stages_kill",
+        "test_ui",
+    }
+)
+"""Tests that start `kb` again and again, or a browser: minutes that say nothing about a Postgres version."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,9 +61,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what uses Postgres, so that `-m postgres` runs it again on the other major version."""
+    """Marks what uses Postgres, so that `-m postgres` runs it again on the other major version.
+
+    Whole processes are left out of that: what may differ between versions is SQL, which the other tests hold.
+    """
     for item in items:
-        if "server_home" in getattr(item, "fixturenames", ()):
+        if "server_home" in getattr(item, "fixturenames", ()) and item.path.stem not in WHOLE_PROCESSES:
             item.add_marker(pytest.mark.postgres)
 
 
@@ -75,6 +92,8 @@ def server_home() -> Path:
             cluster.create(pgdata, int(os.environ["KB_PG_MAJOR"]))
             with (pgdata / "kb.conf").open("a") as conf:  # test data may be lost with the machine
                 conf.write("fsync = off\nsynchronous_commit = off\nfull_page_writes = off\nshared_buffers = 128MB\n")
+                # An automatic ANALYZE holds a snapshot, so updates beside it are not HOT: not while tests count them.
+                conf.write("autovacuum_naptime = 3600\n")
         ensure_running(home)
         if not (home / "template.ready").exists():
             template = Database(embedded_dsn(home, TEMPLATE), embedded=True)
