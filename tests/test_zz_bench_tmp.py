@@ -1,6 +1,9 @@
 import time
+
 from evals.bench.chaos import *
 from evals.bench.workspace import Workspace
+
+
 def test_x(tmp_path, db):
     space = Workspace(tmp_path / "work", {"KB_DSN": db.dsn, **settings(tmp_path / "embedder")})
     docs = tmp_path / "docs"; write_documents(docs, 40, 1)
