@@ -16,6 +16,7 @@ from psycopg.rows import TupleRow
 
 from evals import corpus_stats
 from evals.asked import Questions, groups_of, questions_of
+from evals.fit import fitted
 from evals.ground_truth import Truth
 from evals.latency import measure_latency
 from evals.measure import Asked, MeasuredWithValues, measure_build, truth_of
@@ -111,6 +112,8 @@ def measured_run(
     for build in builds:
         if build.version not in vectors:
             vectors[build.version] = _embedded(ctx, build, asked if build in filled else Questions((), "", None))
+    if pinned is None and subject in filled:
+        subject = builds[0] = filled[0] = fitted(ctx, conn, subject, vectors[subject.version])
     task = ctx.progress.task("measure", len(builds) + 1, "builds")
     indexes = {build.build_id: _pinned(ctx.tenant.index, (pinned or {}).get(build.build_id)) for build in builds}
     searchers = {build.build_id: opened(ctx.db, tenant_id, build, indexes[build.build_id]) for build in builds}
@@ -122,7 +125,8 @@ def measured_run(
     timed: Mapping[str, Latency] = {}
     if load:
         questions = {str(build.build_id): vectors[build.version].recall for build in filled}
-        timed = measure_latency(load, {name: questions[name] for name in load})
+        span = ctx.tenant.eval.latency_seconds
+        timed = measure_latency(load, {name: questions[name] for name in load}, seconds=span, throughput_s=span / 5)
     task.advance(1)
     truths: dict[int, Truth] = {}
     results: dict[int, MeasuredWithValues] = {}

@@ -81,6 +81,7 @@ def measured(space: Workspace, *, rate: float, quiet: float) -> tuple[Load, dict
         for name, switch in (("promotion", lambda: promoted(db, waiting)), ("rollback", lambda: rolled_back(db))):
             began = time.monotonic()
             time.sleep(quiet / 2)
+            load.marks[name] = time.monotonic()
             switch()
             time.sleep(quiet / 2)
             phase(name, began)
@@ -118,6 +119,9 @@ def report(load: Load, spans: dict[str, tuple[float, float]], *, floor: float) -
     print(f"lowest recall@10 of any 10 s: {load.worst_window():.4f} (floor {floor:g})")
     for name in ("promotion", "rollback"):
         ratio(f"p99 around the {name} / before", p99[name] / p99["before"], limit=2.0)
+        slowest = sorted(load.between(*spans[name]), key=lambda one: -one.ms)[:8]
+        said = ", ".join(f"{one.ms:.1f} ms at {one.at - load.marks[name]:+.2f} s" for one in slowest)
+        print(f"the slowest around the {name}: {said}")
     waits = [
         ms for at, ms in load.lock_waits for name in ("promotion", "rollback") if spans[name][0] <= at < spans[name][1]
     ]

@@ -37,6 +37,8 @@ class Load:
     answers: list[Answer] = field(default_factory=list)
     lock_waits: list[tuple[float, float]] = field(default_factory=list)
     """(when, milliseconds) a search was seen waiting for a lock."""
+    marks: dict[str, float] = field(default_factory=dict)
+    """Moments that whoever makes the load wants to find again, by name."""
 
     def between(self, start: float, end: float) -> list[Answer]:
         """Searches that were due in this span."""

@@ -8,13 +8,11 @@ from kb_pipeline.config.durations import parse_duration
 from kb_pipeline.errors import StaleStage
 from kb_pipeline.index.build import Built, build_exact, build_hnsw
 from kb_pipeline.index.desired import desired_state
-from kb_pipeline.index.fit import fit
 from kb_pipeline.index.recover import recover
 from kb_pipeline.planner.model import Build
 from kb_pipeline.planner.plan import plan
 from kb_pipeline.stages.context import StageContext
 from kb_pipeline.store.actual import actual_state
-from kb_pipeline.store.builds import standing_builds
 from kb_pipeline.store.orphans import collect_orphans
 from kb_pipeline.store.versions import Version, read_version
 
@@ -43,8 +41,6 @@ class IndexSummary:
     """An earlier build that gave up its slot."""
     recovered: list[str] = field(default_factory=list[str])
     """Left by a crash and put right: builds marked failed, indexes dropped."""
-    ef_search: dict[str, int] = field(default_factory=dict[str, int])
-    """Fitted by profile in this run (`[index] ef_search = "auto"`)."""
 
 
 def run(ctx: StageContext, *, rebuild: bool = False) -> IndexSummary:
@@ -59,12 +55,7 @@ def run(ctx: StageContext, *, rebuild: bool = False) -> IndexSummary:
         actual = actual_state(conn, ctx.tenant_id)
     action = plan(desired_state(ctx.tenant), actual, rebuild=rebuild).rebuild
     if action is None:
-        return IndexSummary(
-            None,
-            "the build there is answers the configuration",
-            recovered=recovered,
-            ef_search=fit_newest(ctx),
-        )
+        return IndexSummary(None, "the build there is answers the configuration", recovered=recovered)
     version = _complete_version(ctx, action)
     with ctx.db.connect("owner", autocommit=True) as conn:
         orphans = collect_orphans(conn, ctx.tenant_id, parse_duration(ctx.tenant.maintenance.orphan_grace))
@@ -75,21 +66,7 @@ def run(ctx: StageContext, *, rebuild: bool = False) -> IndexSummary:
             ctx.db, ctx.tenant_id, action, version, ctx.tenant.index, run_id=ctx.run_id, progress=ctx.progress
         )
     )
-    return _summary(action, version, built, orphans, recovered, fit_newest(ctx))
-
-
-def fit_newest(ctx: StageContext) -> dict[str, int]:
-    """Fits ef_search to the newest candidate, else to the live build, where the configuration says `auto` and that was
-    not done yet: also after a run that ended in between."""
-    if ctx.tenant.index.ef_search != "auto":
-        return {}
-    with ctx.db.connect("owner") as conn:
-        builds = [one for one in standing_builds(conn, ctx.tenant_id) if one.state in ("candidate", "live")]
-        newest = max(builds, key=lambda one: (one.state == "candidate", one.build_id), default=None)
-        if newest is None or newest.method == "exact" or "ef_search" in newest.params:
-            return {}
-        version = read_version(conn, newest.version)
-    return fit(ctx, newest, version)
+    return _summary(action, version, built, orphans, recovered)
 
 
 def _complete_version(ctx: StageContext, action: Build) -> Version:
@@ -103,9 +80,7 @@ def _complete_version(ctx: StageContext, action: Build) -> Version:
         return read_version(conn, action.version)
 
 
-def _summary(
-    action: Build, version: Version, built: Built, orphans: int, recovered: list[str], ef_search: dict[str, int]
-) -> IndexSummary:
+def _summary(action: Build, version: Version, built: Built, orphans: int, recovered: list[str]) -> IndexSummary:
     return IndexSummary(
         build_id=built.build_id,
         reason=action.reason,
@@ -123,5 +98,4 @@ def _summary(
         orphans_collected=orphans,
         dropped_build=built.dropped,
         recovered=recovered,
-        ef_search=ef_search,
     )

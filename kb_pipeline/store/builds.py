@@ -162,14 +162,25 @@ def mark_dropped(conn: Connection[TupleRow], tenant_id: str, build_id: int) -> b
         return True
 
 
-def keep_fitted(conn: Connection[TupleRow], tenant_id: str, build_id: int, ef_search: Mapping[str, int]) -> None:
-    """Keeps ef_search by profile with a build: `kb.search` takes it where neither the request nor the configuration
-    says another."""
+def keep_fitted(
+    conn: Connection[TupleRow], tenant_id: str, build_id: int, ef_search: Mapping[str, int], *, target: float
+) -> None:
+    """Keeps ef_search by profile with a build, and the recall it was fitted to: `kb.search` takes it where neither the
+    request nor the configuration says another."""
     conn.execute(
-        "UPDATE kb.builds SET params = params || jsonb_build_object('ef_search', %s::jsonb) WHERE tenant_id = %s AND "
-        "build_id = %s",
-        (Jsonb(dict(ef_search)), tenant_id, build_id),
+        "UPDATE kb.builds SET params = params || jsonb_build_object('ef_search', %s::jsonb), "
+        "detail = detail || jsonb_build_object('fitted_to', %s::float8) WHERE tenant_id = %s AND build_id = %s",
+        (Jsonb(dict(ef_search)), target, tenant_id, build_id),
     )
+
+
+def fitted_target(conn: Connection[TupleRow], tenant_id: str, build_id: int) -> float | None:
+    """The recall that the build's ef_search was fitted to; None when that was not done."""
+    row = conn.execute(
+        "SELECT (detail ->> 'fitted_to')::float8 FROM kb.builds WHERE tenant_id = %s AND build_id = %s",
+        (tenant_id, build_id),
+    ).fetchone()
+    return row[0] if row else None
 
 
 def note_refusal(conn: Connection[TupleRow], tenant_id: str, build_id: int, eval_id: int) -> bool:
