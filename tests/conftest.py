@@ -46,6 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("KB_") and name not in (SERVER_HOME, "KB_TEST_DATA")]:
         del os.environ[name]
     os.environ["KB_PG_MAJOR"] = major
+    # The default measures latency for 2 s a build, in dozens of tests that are about something else.
+    os.environ["KB_EVAL__LATENCY_SECONDS"] = "0.2"
     if not hasattr(config, "workerinput"):
         # Not under tmp_path: the server's own user could not enter it, and its path may be too long for a socket.
         os.environ[SERVER_HOME] = tempfile.mkdtemp(prefix="kb-test-")

@@ -23,7 +23,7 @@ from kb_pipeline.store.versions import ensure_version
 
 def context(db: Database, tenant_id: str, **sections: Any) -> StageContext:
     """What `evaluate` is given; `sections` are sections of kb.toml. Evaluating stages nothing."""
-    settings = Settings.model_validate(sections)
+    settings = Settings.model_validate({**sections, "eval": {"latency_seconds": 0.2, **sections.get("eval", {})}})
     staging = cast(Staging, None)
     return StageContext(settings, settings.tenant(tenant_id), db, staging, "run-1", NullProgress())
 

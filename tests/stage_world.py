@@ -95,7 +95,9 @@ class World:
         """What the stages of the next run are given."""
         self.runs += 1
         embedder = {"provider": PROVIDER, "model": "m1", "dims": DIMS, **self.sections.get("embedder", {})}
-        raw = {**self.sections, "embedder": embedder, "tenants": {self.tenant_id: {"source": str(self.source)}}}
+        measured = {"latency_seconds": 0.2, **self.sections.get("eval", {})}
+        tenants = {self.tenant_id: {"source": str(self.source)}}
+        raw = {**self.sections, "embedder": embedder, "eval": measured, "tenants": tenants}
         settings = Settings.model_validate(raw)
         staging = open_staging(str(self.root / "staging"))
         run_id = run_id or f"{self.tenant_id}-{self.runs}"

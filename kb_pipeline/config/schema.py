@@ -44,6 +44,9 @@ class EmbedderConfig(Section):
     request_timeout_s: float = Field(default=60.0, gt=0)
     max_wait_s: float = Field(default=600.0, ge=0)
     """A `retry-after` longer than this ends the run (exit code 75); the next run goes on."""
+    first_answer_wait_s: float = Field(default=90.0, ge=0)
+    """A provider that nobody can connect to, or that has given no usable answer yet in this run, is given up after
+    this: a wrong address is said soon, and an outage of a minute is survived."""
     breaker_failures: int = Field(default=5, ge=1)
     breaker_reset_s: float = Field(default=60.0, gt=0)
     breaker_successes: int = Field(default=2, ge=1)
@@ -100,6 +103,8 @@ class EvalConfig(Section):
     latency_tolerance: float = Field(default=1.0, ge=0)
     """How much slower p95 may be than the live build's, as a fraction (1.0: twice)."""
     min_coverage: float = Field(default=1.0, ge=0, le=1)
+    latency_seconds: float = Field(default=2.0, gt=0, le=600)
+    """How long each build is searched under load; p99 of fewer than some hundred searches says little."""
     check_severity: Literal["error", "warn"] = "error"
     """How the UI shows a failed data check; neither stops a run."""
     check_rows: int = Field(default=20_000, ge=1)
