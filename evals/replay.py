@@ -37,8 +37,8 @@ class Replay:
 def replay(ctx: StageContext, eval_id: int) -> Replay:
     """Measures recall and quality of a stored eval run again; latency is no property of the data and is left out.
 
-    Raises `ConfigError` when there is no such run, or what it measured is gone. An embedder behind a network may answer
-    with other last digits; the local one never does.
+    The questions' vectors are those of that time, as long as they are kept: no embedder is asked. Raises `ConfigError`
+    when there is no such run, or what it measured is gone.
     """
     tenant_id = ctx.tenant.tenant_id
     with ctx.db.connect("writer", tenant_id, autocommit=True) as conn:
@@ -77,6 +77,11 @@ def replay(ctx: StageContext, eval_id: int) -> Replay:
         words
         for name, words in (("corpus", "the corpus is another one than at that time"),)
         if run.hashes.get(name) != measured.hashes[name]
+    )
+    changed += tuple(
+        f"the {name} are not kept any more and were embedded anew: an embedder may answer with other last digits"
+        for name, value in measured.hashes.items()
+        if name.startswith("questions") and run.hashes.get(name, value) != value
     )
     software = [name for name, version in measured.versions.items() if stored["versions"].get(name) != version]
     changed += tuple(f"{name} is {measured.versions[name]}, was {stored['versions'].get(name)}" for name in software)

@@ -22,15 +22,15 @@ from evals.latency import measure_latency
 from evals.measure import Asked, MeasuredWithValues, measure_build, truth_of
 from evals.measured import Latency, Measured, Override, PastRun
 from evals.metrics import MAIN
+from evals.question_vectors import question_vectors
 from evals.report.compose import compose
 from evals.report.html import html
 from evals.report.markdown import markdown
-from evals.serving import embedder_of, opened
+from evals.serving import opened
 from evals.statistics import Comparison, compare
 from evals.sweep import EF_SEARCH, K
 from evals.verdict import Verdict, judge
 from kb_pipeline.config.schema import EvalConfig, IndexConfig
-from kb_pipeline.embed.protocol import Vectors
 from kb_pipeline.errors import ConfigError, NotLive
 from kb_pipeline.home import kb_home
 from kb_pipeline.stages.context import StageContext
@@ -109,9 +109,12 @@ def measured_run(
     builds = [subject] if live is None else [subject, live]
     filled = [build for build in builds if eval_reads.covered(conn, tenant_id, build.version)[1] > 0]
     vectors: dict[int, Asked] = {}
+    digests: dict[str, str] = {}
     for build in builds:
         if build.version not in vectors:
-            vectors[build.version] = _embedded(ctx, build, asked if build in filled else Questions((), "", None))
+            here = asked if build in filled else Questions((), "", None)
+            vectors[build.version], digest = question_vectors(ctx, conn, build, here, repeated=pinned is not None)
+            digests[f"questions as v{build.version}"] = digest
     if pinned is None and subject in filled:
         subject = builds[0] = filled[0] = fitted(ctx, conn, subject, vectors[subject.version])
     task = ctx.progress.task("measure", len(builds) + 1, "builds")
@@ -162,7 +165,7 @@ def measured_run(
         recall_comparison=_recall_comparison(new, old),
         corpus=corpus_stats.corpus(conn, tenant_id),
         cost=corpus_stats.cost(conn, tenant_id),
-        hashes=_hashes(ctx.tenant.eval, asked, new.corpus_hash),
+        hashes={**_hashes(ctx.tenant.eval, asked, new.corpus_hash), **digests},
         versions=_versions(conn),
         seconds=time.perf_counter() - began,
         overrides=_overrides(conn, tenant_id),
@@ -184,19 +187,6 @@ def _overrides(conn: Connection[TupleRow], tenant_id: str) -> tuple[Override, ..
 
 def _pinned(index: IndexConfig, ef_search: int | None) -> IndexConfig:
     return index if ef_search is None else index.model_copy(update={"ef_search": ef_search})
-
-
-def _embedded(ctx: StageContext, build: BuildRow, asked: Questions) -> Asked:
-    """The questions as vectors of the build's version; each text is embedded once."""
-    import numpy as np
-
-    texts = list(dict.fromkeys([*asked.texts, *(asked.golden.questions.values() if asked.golden else ())]))
-    if not texts:
-        return Asked(np.zeros((0, build.dims), dtype=np.float32), {})
-    vectors: Vectors = embedder_of(ctx.tenant.embedder, build).embed_queries(texts).vectors
-    place = {text: number for number, text in enumerate(texts)}
-    golden: Mapping[str, str] = asked.golden.questions if asked.golden else {}
-    return Asked(vectors[: len(asked.texts)], {qid: vectors[place[text]] for qid, text in golden.items()})
 
 
 def _comparisons(new: MeasuredWithValues, old: MeasuredWithValues | None) -> dict[str, Comparison]:

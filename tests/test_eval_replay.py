@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from eval_tenant import add_tenant, build, context, golden_folder
 
+from evals import question_vectors
 from evals.golden import JOIN, from_body, read_golden, resolved
 from evals.known_item import Passage, proposed, settled, write_golden
 from evals.replay import replay
 from evals.run import evaluate
+from kb_pipeline.config.schema import Settings
+from kb_pipeline.embed.protocol import Embedded
+from kb_pipeline.embed.registry import make_embedder
 from kb_pipeline.errors import ConfigError
 from kb_pipeline.index.promote import promote
 from kb_pipeline.planner.model import IndexParams
@@ -144,3 +150,41 @@ def test_known_item_questions_are_synthetic_until_accepted(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="holds a golden set already"):
         write_golden(tmp_path / "set", items)
     assert json.loads((tmp_path / "set" / "queries.jsonl").read_text().splitlines()[0])["synthetic"] is True
+
+
+def test_a_repetition_is_exact_although_the_embedder_never_answers_the_same_twice(
+    db: Database, home: Path, golden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    class Noisy:
+        """Answers as a provider does: nearly the same each time. `shift` makes it another model."""
+
+        shift = 0.0
+
+        def __init__(self) -> None:
+            self.inner = make_embedder(Settings().embedder)
+            self.spec, self.counter, self.embed_documents = (
+                self.inner.spec, self.inner.counter, self.inner.embed_documents,
+            )  # fmt: skip
+
+        def embed_queries(self, texts: Sequence[str]) -> Embedded:
+            calls.append(len(texts))
+            found = self.inner.embed_queries(texts)
+            noise = np.random.default_rng(len(calls)).standard_normal(found.vectors.shape).astype(np.float32)
+            return Embedded(found.vectors + noise * np.float32(1e-4 + self.shift), found.tokens)
+
+    noisy = Noisy()
+    monkeypatch.setattr(question_vectors, "embedder_of", lambda *_: noisy)
+    version = add_tenant(db, "t", DOCUMENTS)
+    build(db, "t", version, live=True)
+    first, second = (evaluate(context(db, "t", **SECTIONS), golden=str(golden)) for _ in range(2))
+    texts = calls[0]
+    assert calls[1:] == [question_vectors.PROBES], "what is known is asked for again only to see who answers"
+    for run in (first, second):
+        found = replay(context(db, "t", **SECTIONS), run.eval_id)
+        assert (found.equal, found.changed, len(calls)) == (True, (), 2)
+    noisy.shift = 0.05
+    evaluate(context(db, "t", **SECTIONS), golden=str(golden))
+    assert calls[2:] == [question_vectors.PROBES, texts], "another model by now: all are embedded anew"
+    assert "questions as v" in replay(context(db, "t", **SECTIONS), first.eval_id).changed[0]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from eval_tenant import add_tenant, build, context, golden_folder, spend, stored
 
+from evals import question_vectors
 from evals import run as run_module
 from evals.run import EvalSummary, evaluate
 from kb_pipeline.embed.protocol import Embedder
@@ -70,7 +71,8 @@ def test_a_first_exact_build_is_measured_alone(db: Database, corpus: dict[str, l
     with db.connect("writer", "acme") as conn:
         run = newest_eval_run(conn, "acme", made)
     assert run is not None and run.eval_id == summary.eval_id and run.verdict == "pass"
-    assert run.report_url == summary.html_path and set(run.hashes) == {"corpus", "labels", "parameters"}
+    assert run.report_url == summary.html_path
+    assert set(run.hashes) == {"corpus", "labels", "parameters", "questions as v1"}
     assert [rule["status"] for rule in run.measurements["rules"]] == ["pass", "pass", "skipped", "skipped", "skipped"]
 
 
@@ -178,7 +180,7 @@ def test_an_embedder_that_is_down_leaves_no_verdict(
     def down(*_: Any) -> Embedder:
         raise ProviderUnavailable("the provider does not answer")
 
-    monkeypatch.setattr(run_module, "embedder_of", down)
+    monkeypatch.setattr(question_vectors, "embedder_of", down)
     with pytest.raises(ProviderUnavailable):
         evaluate(context(db, "acme"))
     assert stored(db, "acme") == []

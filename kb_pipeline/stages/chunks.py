@@ -221,6 +221,7 @@ def _document_row(document: SourceDocument, state: Mapping[str, Any], chunker: s
         metadata=json.dumps(dict(document.metadata)),
         format=document.format,
         chunker=chunker,
+        characters=len(document.text),
     )
 
 

@@ -26,8 +26,10 @@ GONE = ("deleted", "renamed")
 """Kinds of manifest rows whose document leaves the index; a renamed one comes back under `renamed_to`."""
 
 _JOIN = SEPARATOR.decode()
-_OF_DOCUMENT = ("uri", "content_sha256", "text_sha256", "state", "metadata", "format", "chunker")
+_OF_DOCUMENT = ("uri", "content_sha256", "text_sha256", "state", "metadata", "format", "chunker", "characters")
 """Fields of `DocumentRow` after `doc_id`, in its order."""
+_NOTHING = {"characters": 0}
+"""What a document that leaves has in such a field, where it is not null."""
 
 
 @cache
@@ -78,6 +80,7 @@ def chunks_schema(*, with_status: bool) -> pa.Schema:
             pa.field("metadata", pa.string()),
             pa.field("format", pa.string()),
             pa.field("chunker", pa.string()),
+            pa.field("characters", pa.int64(), nullable=False),
             pa.field("chunks", pa.list_(pa.field("item", pa.struct(chunk), nullable=False))),
         ]
     )
@@ -161,11 +164,13 @@ def to_arrow(batch: StagedBatch, *, with_status: bool) -> pa.RecordBatch:
     columns = [arrow_array(getattr(batch.chunks, each.name), each.type) for each in fields]
     chunks = struct.from_arrays(columns, fields=fields)
     gone = len(batch.gone)
-    nothing: list[None] = [None] * gone
     rows: dict[str, list[Any]] = {
         "doc_id": [*(document.doc_id for document in batch.documents), *batch.gone],
         "kind": [*batch.kinds, *["deleted"] * gone],
-        **{name: [*(getattr(document, name) for document in batch.documents), *nothing] for name in _OF_DOCUMENT},
+        **{
+            name: [*(getattr(document, name) for document in batch.documents), *[_NOTHING.get(name)] * gone]
+            for name in _OF_DOCUMENT
+        },
     }
     arrays = [arrow_array(rows[each.name], each.type) for each in schema if each.name != "chunks"]
     arrays.append(list_array([*batch.bounds, *[batch.bounds[-1]] * gone], chunks, kind))

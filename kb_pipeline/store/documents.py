@@ -30,6 +30,8 @@ class DocumentRow:
     """JSON object."""
     format: str
     chunker: str
+    characters: int = 0
+    """Of the decoded text, which offsets refer to."""
 
 
 @dataclass(slots=True)
@@ -176,13 +178,13 @@ def _upsert(conn: Connection[TupleRow], tenant_id: str, documents: Sequence[Docu
         return
     conn.execute(
         "INSERT INTO kb.documents (tenant_id, doc_id, uri, content_sha256, text_sha256, source_state, metadata, "
-        "format, chunker) "
-        "SELECT %s, u.d, u.uri, u.sha, u.text_sha, u.state::jsonb, u.metadata::jsonb, u.format, u.chunker "
-        "FROM unnest(%s::text[], %s::text[], %s::bytea[], %s::bytea[], %s::text[], %s::text[], %s::text[], %s::text[]) "
-        "AS u (d, uri, sha, text_sha, state, metadata, format, chunker) "
+        "format, chunker, characters) "
+        "SELECT %s, u.d, u.uri, u.sha, u.text_sha, u.state::jsonb, u.metadata::jsonb, u.format, u.chunker, u.n "
+        "FROM unnest(%s::text[], %s::text[], %s::bytea[], %s::bytea[], %s::text[], %s::text[], %s::text[], %s::text[], "
+        "%s::bigint[]) AS u (d, uri, sha, text_sha, state, metadata, format, chunker, n) "
         "ON CONFLICT (tenant_id, doc_id) DO UPDATE SET uri = excluded.uri, content_sha256 = excluded.content_sha256, "
         "text_sha256 = excluded.text_sha256, source_state = excluded.source_state, metadata = excluded.metadata, "
-        "format = excluded.format, chunker = excluded.chunker, updated_at = now()",
+        "format = excluded.format, chunker = excluded.chunker, characters = excluded.characters, updated_at = now()",
         (
             tenant_id,
             [document.doc_id for document in documents],
@@ -193,6 +195,7 @@ def _upsert(conn: Connection[TupleRow], tenant_id: str, documents: Sequence[Docu
             [document.metadata for document in documents],
             [document.format for document in documents],
             [document.chunker for document in documents],
+            [document.characters for document in documents],
         ),
     )
 

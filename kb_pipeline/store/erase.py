@@ -52,6 +52,13 @@ def purge_document(conn: Connection[TupleRow], tenant_id: str, doc_id: str, stag
             "ELSE c.context || E'\\n\\n' || c.body END, 'UTF8')))",
             (tenant_id,),
         )
+        # Eval runs ask sentences of the documents: those of this one cannot be told from the others.
+        conn.execute(
+            "UPDATE kb.eval_runs SET measurements = measurements - 'asked' WHERE tenant_id = %s "
+            "AND measurements ? 'asked'",
+            (tenant_id,),
+        )
+        conn.execute("DELETE FROM kb.question_vectors WHERE tenant_id = %s", (tenant_id,))
         # All that no chunk refers to: which of the orphans stood in earlier forms of this document is not known.
         contents = conn.execute(
             "DELETE FROM kb.contents c WHERE tenant_id = %s AND NOT EXISTS "
@@ -88,8 +95,11 @@ _TABLES = (
     "spend",
     "live",
     "migrations",
+    "bridges",
+    "repack_changes",
     "reviews",
     "golden_sets",
+    "question_vectors",
     "eval_runs",
     "builds",
     "tenant_versions",
