@@ -136,6 +136,8 @@ class ProviderServer:
         self.ledger = Ledger()
         self.faults: list[Fault] = []
         self.only_floats = False
+        self.crashes_on = ""
+        """A text that holds this makes the server answer 500."""
         self.asked_dimensions: set[int | None] = set()
         self.desk = Desk(self)
         self.max_input_tokens = MAX_INPUT_TOKENS
@@ -162,9 +164,9 @@ class ProviderServer:
         """Put a fault on the schedule; faults are used up in order."""
         self.faults.append(Fault(kind, times, **options))  # type: ignore[arg-type]
 
-    def outage(self, seconds: float, kind: str = "503") -> None:
+    def outage(self, seconds: float, kind: str = "503", *, retry_after: str | None = None) -> None:
         """From now on, for so many seconds, every request fails."""
-        self.faults.append(Fault(kind, -1, until=time.monotonic() + seconds))
+        self.faults.append(Fault(kind, -1, retry_after, until=time.monotonic() + seconds))
 
     def __enter__(self) -> ProviderServer:
         self._thread.start()
@@ -262,6 +264,8 @@ class ProviderServer:
             led.sent.append((time.monotonic(), total, wrong[0]))
             return await self._error(writer, wrong[0], wrong[1], code=wrong[2], param=wrong[3])
         fault = self._due()
+        if self.crashes_on and any(self.crashes_on in text for text in texts):
+            fault = Fault("500")
         if fault is not None and fault.kind in {"429", "500", "502", "503", "408", "quota"}:
             status = 429 if fault.kind == "quota" else int(fault.kind)
             led.sent.append((time.monotonic(), total, status))

@@ -15,6 +15,7 @@ TEXTS = [f"text {number} of a small corpus" for number in range(400)]
 @pytest.fixture(autouse=True)
 def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KB_TEST_EMBED_KEY", KEY)
+    monkeypatch.setattr("kb_pipeline.embed.asking.PAUSE_S", 0.05)
 
 
 def test_all_texts_come_back_and_are_paid_once() -> None:
@@ -90,6 +91,25 @@ def test_a_429_with_retry_after_is_kept_by_all_requests() -> None:
         after = min(at for at, _, _ in server.ledger.sent if at > refused_at)
         assert after - refused_at >= 0.99
         assert (report.throttled, report.breaker_opened) == (1, 0)
+
+
+def test_a_503_with_retry_after_is_kept_too() -> None:
+    with ProviderServer() as server:
+        server.fail("503", 1, retry_after="1")
+        store = Store()
+        run_lane(config_for(server, max_concurrency=1), store, TEXTS)
+        store.holds(server, TEXTS)
+        refused_at, after = (at for at, _, _ in server.ledger.sent[:2])
+        assert after - refused_at >= 0.99
+
+
+def test_a_retry_after_of_nothing_is_no_leave_to_hammer() -> None:
+    with ProviderServer() as server:
+        server.outage(0.5, "429", retry_after="0")
+        store = Store()
+        report = run_lane(config_for(server), store, TEXTS)
+        store.holds(server, TEXTS)
+        assert report.throttled < 40
 
 
 def test_a_retry_after_of_an_hour_ends_the_run_and_the_next_one_goes_on() -> None:
@@ -173,6 +193,27 @@ def test_a_text_over_the_limit_is_refused_before_it_is_sent() -> None:
         assert server.ledger.statuses.keys() == {200}
 
 
+def test_a_text_that_makes_the_server_fail_is_found_too() -> None:
+    with ProviderServer() as server:
+        server.crashes_on = TEXTS[55]
+        store = Store()
+        run_lane(config_for(server, breaker_reset_s=0.01, max_batch_inputs=20), store, TEXTS[:60])
+        store.holds(server, TEXTS[:60])
+        assert set(store.refused) == {TEXTS[55]}
+
+
+@pytest.mark.parametrize("kind", ["cut", "wrong-dims"])
+def test_no_text_is_refused_for_what_the_provider_spoils(kind: str) -> None:
+    """Answers of one small request that are spoilt again and again, until the provider comes to itself."""
+    with ProviderServer() as server:
+        server.fail("ok", 1)
+        server.fail(kind, 7)
+        store = Store()
+        run_lane(config_for(server, max_concurrency=1, max_batch_inputs=2, breaker_failures=50), store, TEXTS[:3])
+        store.holds(server, TEXTS[:3])
+        assert not store.refused
+
+
 def test_a_text_that_always_comes_back_as_nan_is_refused_alone() -> None:
     import numpy as np
     from provider_server import vector
@@ -233,11 +274,14 @@ def test_an_unknown_model_is_a_configuration_error() -> None:
             run_lane(config_for(server, model="no-such-model"), Store(), TEXTS)
 
 
-def test_a_server_that_is_not_there_costs_nothing_and_the_next_run_goes_on() -> None:
+def test_a_server_that_is_not_there_is_named_soon_and_the_next_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kb_pipeline.embed.traffic._TICK_S", 0.05)
     with ProviderServer() as server:
-        config = config_for(server, base_url="http://127.0.0.1:9/v1", max_wait_s=0.5)
+        config = config_for(server, base_url="http://127.0.0.1:9/v1", first_answer_wait_s=0.5)
         store = Store()
-        with pytest.raises(ProviderUnavailable, match="127.0.0.1:9"):
+        with pytest.raises(ProviderUnavailable, match=r"127.0.0.1:9/v1.*is embedder.base_url .* right\?") as gone:
             run_lane(config, store, TEXTS)
+        assert "first_answer_wait_s = 0.5" in str(gone.value) and "ConnectionRefusedError" in str(gone.value)
+        assert any("ConnectionRefusedError" in one.waiting for one in store.progress)
         run_lane(config_for(server), store, TEXTS)
         store.holds(server, TEXTS)

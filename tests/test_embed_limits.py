@@ -10,7 +10,7 @@ import pytest
 from kb_pipeline.embed.answers import SpoiltAnswer, read_answer
 from kb_pipeline.embed.faults import duration_s, retry_after
 from kb_pipeline.embed.lane import Pending
-from kb_pipeline.embed.limits import Concurrency, RateLimits, Told, ToldBucket
+from kb_pipeline.embed.limits import Concurrency, RateLimits, Told, ToldBucket, reset_hint_s
 from kb_pipeline.embed.packing import RequestSize, packed
 
 
@@ -57,6 +57,17 @@ def test_the_bucket_may_hold_less_than_a_minute() -> None:
     assert bucket.wait_s(10_000, now=0.0) == pytest.approx(1.0)
 
 
+def test_headers_in_odd_units_are_no_reason_to_wait() -> None:
+    limits = RateLimits()
+    odd = {"limit": "many", "remaining": "nan", "reset": "1763654400"}
+    headers = {f"x-ratelimit-{name}-{what}": value for name, value in odd.items() for what in ("requests", "tokens")}
+    limits.answered(limits.send(100, 0.0), 0.0, headers, taken=True)
+    assert limits.told_wait_s(100_000, 0.0) == 0.0
+    limits.answered(limits.send(1, 0.0), 0.0, {"x-ratelimit-limit-tokens": "0"}, taken=True)
+    assert limits.told_wait_s(100_000, 0.0) == 0.0
+    assert reset_hint_s({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "59000"}) == 60.0
+
+
 def test_requests_follow_both_limits() -> None:
     assert math.isinf(RateLimits().request_tokens())
     assert RateLimits(tokens_per_minute=120_000).request_tokens() == pytest.approx(9_800)
@@ -78,7 +89,18 @@ def test_concurrency_halves_once_for_one_wave() -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("1s", 1.0), ("6m0s", 360.0), ("1h2m3.5s", 3723.5), ("120ms", 0.12), ("7", 7.0), ("", None), ("soon", None)],
+    [
+        ("1s", 1.0),
+        ("6m0s", 360.0),
+        ("1h2m3.5s", 3723.5),
+        ("120ms", 0.12),
+        ("7", 7.0),
+        ("", None),
+        ("soon", None),
+        ("5min", None),
+        ("1763654400", None),
+        ("nan", None),
+    ],
 )
 def test_durations(text: str, seconds: float | None) -> None:
     assert duration_s(text) == seconds
@@ -88,7 +110,11 @@ def test_retry_after_in_its_three_forms() -> None:
     assert retry_after({"retry-after": "20"}) == 20.0
     assert retry_after({"retry-after-ms": "1500", "retry-after": "20"}) == 1.5
     assert retry_after({"retry-after": "Thu, 01 Jan 1970 00:01:40 GMT"}, now=40.0) == 60.0
-    assert retry_after({"retry-after": "later"}) is None
+    assert retry_after({"retry-after": "100"}, now=40.0) == retry_after({"retry-after": "1m40s"}) == 100.0
+    assert retry_after({"retry-after": "1763654460"}, now=1763654400.0) == 60.0
+    assert retry_after({"retry-after": "-5"}) == 0.0
+    for nonsense in ("later", "nan", "inf", "Thu, 99 Jan"):
+        assert retry_after({"retry-after": nonsense}) is None
     assert retry_after({}) is None
 
 

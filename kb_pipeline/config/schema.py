@@ -149,6 +149,11 @@ class MigrationConfig(Section):
 
     texts_per_minute: float | None = Field(default=None, gt=0)
     """Limit of the back-fill alone, so that it does not use up what a provider allows or the database bears."""
+    bridge: bool = False
+    """Whether a map from the new model's space to the live one's is fitted during the back-fill, for questions that the
+    old model cannot embed any more."""
+    bridge_floor: float = Field(default=0.9, ge=0, le=1)
+    """Recall@10 of mapped questions under which the map is not used."""
 
 
 class MaintenanceConfig(Section):

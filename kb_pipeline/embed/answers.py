@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 from base64 import b64decode
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +60,7 @@ def read_body(body: Any, *, count: int, dims: int, normalize: bool) -> Answer:
     for index, embedding in rows:
         try:
             row = _row(embedding)
-        except (ValueError, TypeError, binascii.Error) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             problem = problem or f"a vector cannot be read: {_first_line(error)}"
             continue
         if not isinstance(index, int) or not 0 <= index < count:

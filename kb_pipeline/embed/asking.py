@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 from kb_pipeline.embed.answers import Answer
@@ -10,13 +9,15 @@ from kb_pipeline.embed.faults import Fault, Kind
 from kb_pipeline.embed.stopping import Stopping
 from kb_pipeline.embed.tally import Tally
 from kb_pipeline.embed.turns import Turns
-from kb_pipeline.errors import ProviderUnavailable
 
 SPOILT_ATTEMPTS = 4
 """Answers that could not be used, before we look whether the texts are the reason."""
+PAUSE_S = 0.5
+"""Mean of the first pause; each further one is twice as long."""
 _SPLIT_AFTER = 6
 """Failures of one request while others are answered, before it is taken apart."""
-
+_AGAIN_AFTER = 2
+"""The same for what is left of a request that was taken apart."""
 _TOO_MUCH_AFTER = 4
 """429s of one request, before we take it for more than the provider's bucket holds."""
 
@@ -37,9 +38,12 @@ class Asking:
         self._turns = turns
         self._stopping = stopping
         self._tally = tally
+        self.pause_s = PAUSE_S
+        self._halving: Bill | None = None
+        """Of the job that tries smaller requests since nothing is answered any more."""
 
-    async def answer(self, texts: list[str], tokens: int, bill: Bill) -> Answer:
-        """The answer to one request, however often it takes.
+    async def answer(self, texts: list[str], tokens: int, bill: Bill, *, suspect: bool = False) -> Answer:
+        """The answer to one request, however often it takes. `suspect`: it is part of one that failed before.
 
         Raises a `Fault` when the texts may be the reason: refused for their content, spoilt again and again, failing
         while other requests are answered, or too many for the limits. Raises `ProviderUnavailable` when patience
@@ -48,7 +52,7 @@ class Asking:
         from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
         from tenacity.wait import wait_random_exponential
 
-        jitter = wait_random_exponential(multiplier=0.5, max=60)
+        jitter = wait_random_exponential(multiplier=self.pause_s, max=60)
         answered_before = self._tally.answered
 
         def give_up(state: RetryCallState) -> bool:
@@ -57,21 +61,25 @@ class Asking:
                 return True
             if fault.kind is Kind.SPOILT:
                 return state.attempt_number >= SPOILT_ATTEMPTS
-            too_large = fault.too_large or state.attempt_number >= _TOO_MUCH_AFTER
-            if fault.kind is Kind.THROTTLED and too_large and len(texts) > 1:
-                return True
             others = self._tally.answered - answered_before
-            if fault.kind is Kind.DOWN and state.attempt_number >= _SPLIT_AFTER and others >= _SPLIT_AFTER:
-                return True
+            if fault.kind is Kind.THROTTLED and len(texts) > 1:
+                if fault.too_large or (state.attempt_number >= _TOO_MUCH_AFTER and self._may_halve(bill, others)):
+                    return True
+            if fault.kind is Kind.DOWN and state.attempt_number >= (_AGAIN_AFTER if suspect else _SPLIT_AFTER):
+                if self._may_halve(bill, others // _SPLIT_AFTER):
+                    return True
             return self._turns.out_of_patience()
 
         def pause_s(state: RetryCallState) -> float:
             fault = _fault(state)
             # a wait the provider asks for is kept where turns are given, by all requests alike
-            return jitter(state) if fault is None or fault.retry_after_s is None else 0.0
+            asked_s = fault.retry_after_s if fault is not None else None
+            return max(jitter(state) - (asked_s or 0.0), 0.0)
 
         async def sleep(seconds: float) -> None:
             self.count_retry(bill)
+            if self._turns.trouble is not None:
+                self._turns.waiting = f"{self._turns.trouble}; again soon"
             await self._stopping.sleep(seconds)
 
         again = retry_if_exception(lambda error: isinstance(error, Fault) and error.kind is not Kind.CONTENT)
@@ -80,11 +88,19 @@ class Asking:
             return await retrying(self._once, texts, tokens, bill)
         except Fault as fault:
             if fault.kind in (Kind.DOWN, Kind.THROTTLED) and self._turns.out_of_patience():
-                raise ProviderUnavailable(
-                    f"{self._turns.current.url}: no request was answered for {self._turns.max_wait_s:g} s "
-                    f"(embedder.max_wait_s); last: {fault}. What was done is kept: run again later"
-                ) from fault
+                url = self._turns.current.url
+                raise self._turns.unavailable(f"{url} answered no request for a long time; last: {fault}") from fault
             raise
+
+    def _may_halve(self, bill: Bill, others: int) -> bool:
+        """Whether a request that is throttled, or fails, is to be taken apart. While nothing is answered the reason may
+        be neither its size nor its texts: one job finds out for all.
+        """
+        if others > 0:
+            return True
+        if self._halving is None:
+            self._halving = bill
+        return self._halving is bill
 
     def count_retry(self, bill: Bill) -> None:
         """Book that something is sent again."""
@@ -99,11 +115,13 @@ class Asking:
             answer = await endpoint.ask(texts, tokens)
         except Fault as fault:
             self._tally.throttled += fault.kind is Kind.THROTTLED
+            self._turns.failed(fault)
             if fault.maybe_billed:
                 self._tally.count_again(len(texts), tokens)
             raise
         self._tally.answered += 1
-        self._turns.last_answer = time.monotonic()
+        self._halving = None
+        self._turns.answered()
         return answer
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kb_pipeline.config.schema import EmbedderConfig
-from kb_pipeline.embed.faults import Fault, Kind, understand
+from kb_pipeline.embed.faults import Fault, Kind, of_transport, understand
 from kb_pipeline.embed.openai import access
 from kb_pipeline.errors import EmbedderError, ProviderUnavailable
 
@@ -155,7 +155,6 @@ class BatchApi:
             ) from fault
 
     def _once(self, action: Callable[[], T]) -> T:
-        import httpx
         import openai
 
         where = self._access
@@ -168,7 +167,9 @@ class BatchApi:
             ) from error
         except openai.OpenAIError as error:
             raise understand(error, key_env=where.key_env, model=self._model, base_url=where.base_url) from error
-        except httpx.HTTPError as error:
+        except Exception as error:
+            if not of_transport(error):  # a connection that breaks while a file streams in
+                raise
             raise Fault(Kind.DOWN, f"{where.base_url}: {type(error).__name__}: {error}") from error
 
 

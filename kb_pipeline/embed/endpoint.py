@@ -12,7 +12,7 @@ from kb_pipeline.embed.answers import Answer, SpoiltAnswer, read_answer
 from kb_pipeline.embed.breaker import Breaker
 from kb_pipeline.embed.faults import Fault, Kind, understand
 from kb_pipeline.embed.limits import Concurrency, RateLimits, reset_hint_s
-from kb_pipeline.embed.openai import Access, request_arguments
+from kb_pipeline.embed.openai import Access, request_arguments, request_timeout
 from kb_pipeline.embed.protocol import EmbedderSpec
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Endpoint:
         self._arguments = request_arguments(spec)
         self._freed = asyncio.Event()
         self._client: openai.AsyncOpenAI = openai.AsyncOpenAI(
-            api_key=where.key, base_url=where.base_url, max_retries=0, timeout=config.request_timeout_s
+            api_key=where.key, base_url=where.base_url, max_retries=0, timeout=request_timeout(config)
         )
 
     async def close(self) -> None:
@@ -122,12 +122,12 @@ class Endpoint:
             self.concurrency.shrink(sent_at=sent_at, now=now)
             if fault.retry_after_s is None:
                 fault.retry_after_s = reset_hint_s(headers)
-            if fault.retry_after_s is not None:
-                self.paused_until = max(self.paused_until, now + fault.retry_after_s)
         elif fault.kind is Kind.DOWN:
             self._lost(fault, sent_at)
         else:
             self.breaker.succeeded()
+        if fault.retry_after_s is not None:
+            self.paused_until = max(self.paused_until, time.monotonic() + fault.retry_after_s)
 
     def _lost(self, fault: Fault, sent_at: float) -> None:
         self.breaker.failed(fault)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 _SETTING_PARAMS = {"model", "dimensions", "encoding_format", "user"}
 _NEVER_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout"}
 """Errors of the HTTP client before the request was on its way."""
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)(?=\d|\s|$)")
+_SINCE_1970 = 1e8
+"""No wait is so long: a bare number from here on is a time, in seconds or milliseconds."""
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -47,6 +50,8 @@ class Fault(Exception):
     """A throttled request that is more than the provider's bucket ever holds: waiting does not help."""
     maybe_billed: bool = False
     """The provider may have done the work although we have no answer."""
+    unreachable: bool = False
+    """Nothing took the connection: the provider is away, or its address is wrong."""
 
     def __str__(self) -> str:
         return self.message
@@ -56,11 +61,12 @@ def understand(error: openai.OpenAIError, *, key_env: str, model: str, base_url:
     """A `Fault` to be handled, or the error that ends the run."""
     import openai
 
-    if isinstance(error, openai.APITimeoutError):
-        return Fault(Kind.DOWN, f"{base_url} did not answer in time", maybe_billed=True)
     if isinstance(error, openai.APIConnectionError):
         never_sent = type(error.__cause__).__name__ in _NEVER_SENT
-        return Fault(Kind.DOWN, f"{base_url}: {_cause(error)}", maybe_billed=not never_sent)
+        words = f"{base_url}: {_cause(error)}"
+        if isinstance(error, openai.APITimeoutError):
+            words = f"{base_url} did not {'take the connection' if never_sent else 'answer'} in time"
+        return Fault(Kind.DOWN, words, maybe_billed=not never_sent, unreachable=never_sent)
     if not isinstance(error, openai.APIStatusError):
         return Fault(Kind.SPOILT, f"{base_url}: {error}", maybe_billed=True)
     words = _words(error)
@@ -86,29 +92,40 @@ def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> floa
         told = headers.get(name)
         if told is None:
             continue
+        clock = time.time() if now is None else now
+        seconds = number(told)
+        if seconds is not None:
+            return max(seconds * unit - (clock if seconds * unit >= _SINCE_1970 else 0.0), 0.0)
         try:
-            return max(float(told) * unit, 0.0)
-        except ValueError:
+            return max(email.utils.parsedate_to_datetime(told).timestamp() - clock, 0.0)
+        except (ValueError, TypeError, IndexError, OverflowError):
             pass
-        try:
-            date = email.utils.parsedate_to_datetime(told)
-        except ValueError:
-            continue
-        return max(date.timestamp() - (time.time() if now is None else now), 0.0)
+        if (seconds := duration_s(told)) is not None:
+            return seconds
     return None
 
 
 def duration_s(told: str | None) -> float | None:
-    """Seconds of a duration as `x-ratelimit-reset-*` gives it: `6m0s`, `1.5s`, `120ms`, or a bare number."""
+    """Seconds of a duration as `x-ratelimit-reset-*` gives it: `6m0s`, `1.5s`, `120ms`, or a bare number.
+
+    None for what is no duration, such as the time of day or the seconds since 1970 that some servers tell.
+    """
     if not told:
         return None
     parts = _DURATION.findall(told)
     if parts:
         return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    seconds = number(told)
+    return None if seconds is None or not 0 <= seconds < _SINCE_1970 else seconds
+
+
+def number(told: str | None) -> float | None:
+    """A finite number of a header; None for anything else."""
     try:
-        return float(told)
+        value = math.nan if told is None else float(told)
     except ValueError:
         return None
+    return value if math.isfinite(value) else None
 
 
 def _words(error: openai.APIStatusError) -> str:
@@ -120,6 +137,17 @@ def _words(error: openai.APIStatusError) -> str:
     return " ".join(text.split())[:500]
 
 
+def of_transport(error: BaseException) -> bool:
+    """Whether it is an error of the HTTP client below the SDK: which one that is depends on the SDK's version."""
+    return type(error).__module__.partition(".")[0].startswith(("httpx", "httpcore"))
+
+
 def _cause(error: BaseException) -> str:
-    inner = error.__cause__ or error
-    return f"{type(inner).__name__}: {inner}" if str(inner) else type(inner).__name__
+    """The innermost cause that says something: "All connection attempts failed" hides why."""
+    words = type(error).__name__
+    inner: BaseException | None = error.__cause__ or error
+    while inner is not None:
+        if str(inner):
+            words = f"{type(inner).__name__}: {inner}"
+        inner = inner.__cause__ or inner.__context__
+    return words

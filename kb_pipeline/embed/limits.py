@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kb_pipeline.embed.faults import duration_s
+from kb_pipeline.embed.faults import duration_s, number
 
 if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
@@ -16,6 +16,7 @@ _SLACK = 0.98
 """Part of a configured limit that is used: our clock and the provider's start a connection apart."""
 _BURST = 1 / 12
 """Part of a minute's worth that is sent at once under a configured limit: nothing is known of the provider's bucket."""
+_LONGEST_HINT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +160,8 @@ class RateLimits:
         """Book an answer and learn from its headers (an empty mapping for none). `taken`: it was not answered 429."""
         for bucket, booking, name in ((self.requests, booked[0], "requests"), (self.tokens, booked[1], "tokens")):
             told = Told(
-                limit=_number(headers.get(f"x-ratelimit-limit-{name}")),
-                remaining=_number(headers.get(f"x-ratelimit-remaining-{name}")),
+                limit=number(headers.get(f"x-ratelimit-limit-{name}")),
+                remaining=number(headers.get(f"x-ratelimit-remaining-{name}")),
                 reset_s=duration_s(headers.get(f"x-ratelimit-reset-{name}")),
             )
             bucket.answered(booking, now, told, taken=taken)
@@ -182,14 +183,17 @@ class RateLimits:
 
 
 def reset_hint_s(headers: Mapping[str, str]) -> float | None:
-    """When an exhausted bucket is full enough again, from `x-ratelimit-reset-*` of those whose `remaining` is 0."""
+    """When an exhausted bucket is full enough again, from `x-ratelimit-reset-*` of those whose `remaining` is 0.
+
+    At most a minute, which such a bucket takes to fill: only `retry-after` says more, and ends a run.
+    """
     waits = [
         duration_s(headers.get(f"x-ratelimit-reset-{name}"))
         for name in ("requests", "tokens")
-        if _number(headers.get(f"x-ratelimit-remaining-{name}")) == 0
+        if number(headers.get(f"x-ratelimit-remaining-{name}")) == 0
     ]
     known = [wait for wait in waits if wait is not None]
-    return max(known) if known else None
+    return min(max(known), _LONGEST_HINT_S) if known else None
 
 
 @dataclass(slots=True)
@@ -230,10 +234,3 @@ class Concurrency:
         self._starting = False
         self._decreased_at = now
         self.limit = max(self.limit / 2, 1.0)
-
-
-def _number(told: str | None) -> float | None:
-    try:
-        return None if told is None else float(told)
-    except ValueError:
-        return None

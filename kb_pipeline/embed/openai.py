@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_URL = "https://api.openai.com/v1"
 _ATTEMPTS = 4
 _INPUTS = 256
+_CONNECT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,13 @@ def access(config: EmbedderConfig) -> Access:
             f"(embedder.api_key_env names another; for a server that needs no key, give it any value)"
         )
     return Access(base_url=base_url, key=key, key_env=config.api_key_env)
+
+
+def request_timeout(config: EmbedderConfig) -> Any:
+    """The SDK's timeouts: a server takes a connection soon or not at all, an answer may take long."""
+    import openai
+
+    return openai.Timeout(config.request_timeout_s, connect=min(config.request_timeout_s, _CONNECT_S))
 
 
 def request_arguments(spec: EmbedderSpec) -> dict[str, Any]:
@@ -89,7 +97,7 @@ class OpenAIEmbedder:
             api_key=self._access.key,
             base_url=self._access.base_url,
             max_retries=0,
-            timeout=self._config.request_timeout_s,
+            timeout=request_timeout(self._config),
         )
 
     def embed_documents(self, texts: Sequence[str]) -> Embedded:

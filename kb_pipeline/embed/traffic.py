@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from kb_pipeline.embed.openai import Access
 from kb_pipeline.embed.packing import RequestSize
 from kb_pipeline.embed.protocol import EmbedderSpec, Vectors
 from kb_pipeline.embed.pump import BreakerChanged, Pump, Want
+from kb_pipeline.embed.sizing import Sizing
 from kb_pipeline.embed.stopping import Stopped, Stopping
 from kb_pipeline.embed.tally import Tally
 from kb_pipeline.embed.turns import Turns
@@ -27,12 +30,12 @@ from kb_pipeline.errors import ConfigError, EmbedderError
 
 log = logging.getLogger(__name__)
 
-_RESPONSE_BYTES = 4 << 20
-"""Vectors of one answer; what is in memory at once is a small multiple of it times the concurrency."""
-_REQUEST_TOKENS = 65_536.0
-_FIRST_TOKENS = 2_048.0
 _TICK_S = 1.0
 _PROBE = "hello"
+_DOUBTS = 2
+"""How often a text that fails while a plain word is answered gets another chance."""
+_SOUND_WAIT_S = 120.0
+"""How long a provider that has worked may give unusable answers."""
 
 
 @dataclass(slots=True)
@@ -42,6 +45,16 @@ class _Piece:
     batch: list[Pending]
     spoilt: int = 0
     """Answers in which all of these texts were unusable."""
+    doubts: int = 0
+    """How often these texts failed though the provider answered a plain word right after."""
+    part_of: Kind | None = None
+    """Half of a request that failed again and again: how."""
+
+    def halves(self, kind: Kind) -> list[_Piece]:
+        """Two pieces, the first half last."""
+        middle = len(self.batch) // 2
+        spoilt = min(self.spoilt, SPOILT_ATTEMPTS - 1)
+        return [_Piece(half, spoilt, part_of=kind) for half in (self.batch[middle:], self.batch[:middle])]
 
 
 class Traffic:
@@ -61,7 +74,7 @@ class Traffic:
         self._where = where
         self._pump = pump
         self._samples = [(spec.document_prefix + text, vector) for text, vector in samples]
-        self._size_cap = RequestSize(config.max_batch_inputs, config.max_batch_tokens)
+        self._sizing = Sizing(config, dims=spec.dims)
         self._committed: deque[asyncio.Future[None]] = deque()
         self._jobs: set[asyncio.Task[None]] = set()
         self._turns: Turns | None = None
@@ -69,23 +82,22 @@ class Traffic:
         self.prefix_tokens = _prefix_tokens(config, spec)
 
     def size(self) -> RequestSize:
-        """How large a request should be at present. From any thread.
-
-        Answers of about 4 MiB and a few seconds' worth of the token limit keep memory flat, a loss small and the flow
-        even. The first requests are small: their answers tell the limits.
-        """
-        inputs = max(_RESPONSE_BYTES // (4 * self._spec.dims), 16)
-        tokens = _FIRST_TOKENS if self.tally.answered == 0 else _REQUEST_TOKENS
-        if self._turns is not None:
-            tokens = min(tokens, max(self._turns.current.limits.request_tokens(), 512.0))
-        return RequestSize(inputs, int(tokens)).capped(self._size_cap)
+        """How large a request should be at present. From any thread."""
+        told = math.inf if self._turns is None else self._turns.current.limits.request_tokens()
+        return self._sizing.present(first=self.tally.answered == 0, told_tokens=told)
 
     async def run(self) -> None:
         """Ask for batches and deal with them until there are no more. Raises what ended the run early."""
         self._stopping = Stopping()
         urls = dict.fromkeys((self._where.base_url, *self._config.endpoints))
         endpoints = [self._endpoint(url) for url in urls]
-        turns = Turns(endpoints, self._stopping, max_wait_s=self._config.max_wait_s, samples=self._samples)
+        turns = Turns(
+            endpoints,
+            self._stopping,
+            max_wait_s=self._config.max_wait_s,
+            first_answer_wait_s=self._config.first_answer_wait_s,
+            samples=self._samples,
+        )
         self._asking = Asking(turns, self._stopping, self.tally)
         self._turns = turns
         background = [asyncio.create_task(self._tick(turns)), asyncio.create_task(self._take_commits())]
@@ -154,16 +166,13 @@ class Traffic:
         """One piece through; what is left of it comes back as smaller pieces."""
         batch = piece.batch
         try:
-            answer = await self._answer([one.text for one in batch], _tokens(batch), bill)
+            suspect = piece.part_of is Kind.DOWN
+            answer = await self._answer([one.text for one in batch], _tokens(batch), bill, suspect=suspect)
         except Fault as fault:
-            if fault.kind is Kind.THROTTLED:
-                self._size_cap = self._size_cap.capped(RequestSize(len(batch), max(_tokens(batch) // 2, 1)))
-            if len(batch) > 1:
-                log.info("a request of %d texts failed (%s): halved", len(batch), fault)
-                middle = len(batch) // 2
-                return [_Piece(batch[middle:]), _Piece(batch[:middle])]
-            await self._refuse(batch, _reason(fault), str(fault), bill)
-            return []
+            return await self._failed(piece, fault, bill, turns)
+        if piece.part_of is Kind.THROTTLED:
+            self._sizing.taken_in_part(_tokens(batch))
+        self._sizing.answered()
         bill.tokens += answer.tokens if answer.tokens is not None else _tokens(batch)
         good = np.flatnonzero(answer.good)
         if good.size == len(batch):
@@ -174,36 +183,82 @@ class Traffic:
         rest = [one for one, fine in zip(batch, answer.good, strict=True) if not fine]
         log.warning("%d of %d vectors are unusable: %s", len(rest), len(batch), answer.problem)
         self.tally.count_again(len(rest), _tokens(rest))
-        return await self._unusable(_Piece(rest, 1 if good.size else piece.spoilt + 1), answer.problem, bill, turns)
+        left = _Piece(rest, 1 if good.size else piece.spoilt + 1, piece.doubts if len(rest) == len(batch) else 0)
+        return await self._unusable(left, answer.problem, bill, turns)
+
+    async def _failed(self, piece: _Piece, fault: Fault, bill: Bill, turns: Turns) -> list[_Piece]:
+        """A request that was refused, or failed until trying on was no use."""
+        if fault.kind is Kind.SPOILT or (fault.kind is Kind.DOWN and len(piece.batch) == 1):
+            # is it the texts, or does the provider spoil everything at present?
+            await self._require_sound(bill, turns)
+            piece.doubts += 1
+            if piece.doubts <= (_DOUBTS if len(piece.batch) == 1 else 1):
+                return [piece]
+        if len(piece.batch) > 1:
+            log.info("a request of %d texts failed (%s): halved", len(piece.batch), fault)
+            return piece.halves(fault.kind)
+        await self._refuse(piece.batch, _reason(fault), str(fault), bill, turns)
+        return []
 
     async def _unusable(self, piece: _Piece, problem: str, bill: Bill, turns: Turns) -> list[_Piece]:
         """Texts whose vectors came unusable: again, with pauses; then find out whether it is them or the provider."""
         if piece.spoilt >= SPOILT_ATTEMPTS:
-            if self.tally.texts == 0 or turns.out_of_patience() or piece.spoilt > 2 * SPOILT_ATTEMPTS:
+            if self.tally.texts == 0:
                 raise EmbedderError(
                     f"{turns.current.url}, model {self._spec.model}: {problem}; check embedder.dims and the server"
                 )
-            if (await self._answer([_PROBE], 1, bill)).good.all():
-                await self._refuse(piece.batch, "unusable-vector", problem, bill)
+            await self._require_sound(bill, turns)
+            piece.doubts += 1
+            if len(piece.batch) > 1:
+                return piece.halves(Kind.SPOILT)
+            if piece.doubts > _DOUBTS:
+                await self._refuse(piece.batch, "unusable-vector", problem, bill, turns)
                 return []
-        if piece.spoilt > 1:
-            await self._stopping.sleep(0.25 * 2**piece.spoilt)
+        elif piece.spoilt > 1:
+            await self._stopping.sleep(self._asking.pause_s * 2 ** (piece.spoilt - 1))
         self._asking.count_retry(bill)
         return [piece]
 
-    async def _answer(self, texts: Sequence[str], tokens: int, bill: Bill) -> Answer:
+    async def _require_sound(self, bill: Bill, turns: Turns) -> None:
+        """Wait until the provider gives a usable vector of a plain word.
+
+        Raises `ProviderUnavailable` when it gives none for too long: what failed before is not its texts' fault.
+        """
+        give_up = time.monotonic() + min(_SOUND_WAIT_S, turns.patience_s)
+        pause_s = self._asking.pause_s
+        while True:
+            try:
+                answer = await self._answer([_PROBE], 1, bill)
+            except Fault as fault:
+                if fault.kind is Kind.CONTENT:
+                    return
+                problem = str(fault)
+            else:
+                if answer.good.all():
+                    return
+                problem = answer.problem
+            if time.monotonic() > give_up:
+                raise turns.unavailable(
+                    f"{turns.current.url}, model {self._spec.model}, gives no usable answer: {problem}"
+                )
+            await self._stopping.sleep(pause_s)
+            pause_s = min(2 * pause_s, 8.0)
+
+    async def _answer(self, texts: Sequence[str], tokens: int, bill: Bill, *, suspect: bool = False) -> Answer:
         prefix = self._spec.document_prefix
         with_prefix = [prefix + text for text in texts] if prefix else list(texts)
-        return await self._asking.answer(with_prefix, tokens + self.prefix_tokens * len(texts), bill)
+        every = tokens + self.prefix_tokens * len(texts)
+        return await self._asking.answer(with_prefix, every, bill, suspect=suspect)
 
-    async def _refuse(self, batch: Sequence[Pending], reason: str, detail: str, bill: Bill) -> None:
+    async def _refuse(self, batch: Sequence[Pending], reason: str, detail: str, bill: Bill, turns: Turns) -> None:
         if self.tally.answered == 0:
             try:
                 await self._answer([_PROBE], 1, bill)
             except Fault as fault:
-                raise ConfigError(
-                    f"{self._where.base_url}, model {self._spec.model}, refuses every text: {fault}"
-                ) from fault
+                who = f"{self._where.base_url}, model {self._spec.model}"
+                if fault.kind is not Kind.CONTENT:
+                    raise turns.unavailable(f"{who}, gives no usable answer: {fault}") from fault
+                raise ConfigError(f"{who}, refuses every text: {fault}") from fault
         for one in batch:
             log.warning("text of %s (chunk %d) refused: %s", one.doc_id, one.ordinal, detail)
             self.tally.refused += 1

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from kb_pipeline.embed.endpoint import Endpoint
-from kb_pipeline.embed.faults import Fault
+from kb_pipeline.embed.faults import Fault, Kind
 from kb_pipeline.embed.protocol import Vectors
 from kb_pipeline.embed.same_space import difference
 from kb_pipeline.embed.stopping import Stopping
@@ -29,6 +29,7 @@ class Turns:
         stopping: Stopping,
         *,
         max_wait_s: float,
+        first_answer_wait_s: float,
         samples: Sequence[tuple[str, Vectors]],
     ) -> None:
         self.endpoints = endpoints
@@ -37,8 +38,12 @@ class Turns:
         self.waiting = ""
         """Why nothing is sent at present; empty when something is."""
         self.last_answer = time.monotonic()
+        self.trouble: Fault | None = None
+        """The last failure; None since the last answer."""
         self._stopping = stopping
-        self.max_wait_s = max_wait_s
+        self._max_wait_s = max_wait_s
+        self._first_answer_wait_s = min(first_answer_wait_s, max_wait_s)
+        self._works = False
         self._queue = asyncio.Lock()
         self._sound = {endpoints[0].url}
         self.refused: dict[str, str] = {}
@@ -54,9 +59,34 @@ class Turns:
         if len(self.samples) < _SAMPLES and len(self.endpoints) > 1:
             self.samples.append((text, vector.copy()))
 
+    def answered(self) -> None:
+        """Note an answer that can be used."""
+        self.last_answer = time.monotonic()
+        self.trouble = None
+        self._works = True
+
+    def failed(self, fault: Fault) -> None:
+        """Note a failure. One that shows a server at work there is no sign of a wrong address."""
+        self.trouble = fault
+        self._works |= fault.kind is not Kind.SPOILT and not fault.unreachable
+
+    @property
+    def patience_s(self) -> float:
+        """How long to wait for an answer: less while nothing shows that the address is right."""
+        return self._max_wait_s if self._works else self._first_answer_wait_s
+
     def out_of_patience(self) -> bool:
         """Whether no request has been answered for longer than the configuration waits."""
-        return time.monotonic() - self.last_answer > self.max_wait_s
+        return time.monotonic() - self.last_answer > self.patience_s
+
+    def unavailable(self, what: str) -> ProviderUnavailable:
+        """The error that ends the run, with the setting that decides, and with the address where that may be wrong."""
+        if self._works:
+            why, setting = "", f"embedder.max_wait_s = {self._max_wait_s:g}"
+        else:
+            why = "; is embedder.base_url (or OPENAI_BASE_URL) right?"
+            setting = f"embedder.first_answer_wait_s = {self._first_answer_wait_s:g}"
+        return ProviderUnavailable(f"{what}{why} ({setting}). What was done is kept: run again later")
 
     async def take(self, tokens: int) -> Endpoint:
         """Wait for a turn. The caller asks the endpoint without awaiting anything before.
@@ -95,7 +125,7 @@ class Turns:
             if wait_s > 0:
                 self._require_patience(endpoint, wait_s)
                 why = "circuit breaker" if endpoint.breaker.wait_s() > 0 else "retry-after"
-                self.waiting = f"{why} of {endpoint.url}, {wait_s:.0f} s"
+                self.waiting = f"{why} of {endpoint.url}, {wait_s:.0f} s{f' ({self.trouble})' if self.trouble else ''}"
                 await self._stopping.sleep(min(wait_s + 0.001, 1.0))
             elif endpoint.url in self._sound or await self._is_sound(endpoint):
                 return endpoint
@@ -106,15 +136,13 @@ class Turns:
     def _require_patience(self, endpoint: Endpoint, wait_s: float) -> None:
         breaker_s = endpoint.breaker.wait_s()
         idle_s = time.monotonic() - self.last_answer
-        if wait_s <= self.max_wait_s and not (breaker_s > 0 and idle_s + breaker_s > self.max_wait_s):
+        if wait_s <= self._max_wait_s and not (breaker_s > 0 and idle_s + breaker_s > self.patience_s):
             return
-        what = (
-            f"has not answered for {idle_s:.0f} s and its circuit breaker is open"
-            if breaker_s >= wait_s
-            else f"asks to wait {wait_s:.0f} s"
-        )
-        raise ProviderUnavailable(
-            f"{endpoint.url} {what}; embedder.max_wait_s = {self.max_wait_s:g}. What was done is kept: run again later"
+        if not breaker_s > 0:
+            raise self.unavailable(f"{endpoint.url} asks to wait {wait_s:.0f} s")
+        last = f", last: {self.trouble}" if self.trouble else ""
+        raise self.unavailable(
+            f"{endpoint.url} has given no usable answer for {idle_s:.0f} s and its circuit breaker is open{last}"
         )
 
     async def _is_sound(self, endpoint: Endpoint) -> bool:
