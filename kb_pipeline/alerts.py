@@ -77,6 +77,7 @@ def post(url: str, message: dict[str, object]) -> None:
 def mail(config: AlertsConfig, failure: Failure) -> None:
     """One mail. Raises `OSError` (which `smtplib.SMTPException` is)."""
     import smtplib
+    from contextlib import suppress
     from email.message import EmailMessage
 
     message = EmailMessage()
@@ -84,8 +85,13 @@ def mail(config: AlertsConfig, failure: Failure) -> None:
     message["From"], message["To"] = config.mail_from, config.mail or ""
     message.set_content(failure.text)
     host, _, port = config.smtp.partition(":")
-    with smtplib.SMTP(host, int(port or 25), timeout=TIMEOUT_S) as server:
+    server = smtplib.SMTP(host, int(port or 25), timeout=TIMEOUT_S)
+    try:
         if user := os.environ.get("SMTP_USER"):
             server.starttls()
             server.login(user, os.environ.get("SMTP_PASSWORD", ""))
         server.send_message(message)
+        with suppress(OSError):  # it is taken already, however the server says good-bye
+            server.quit()
+    finally:
+        server.close()

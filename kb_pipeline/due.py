@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
+from kb_pipeline.errors import KbError
 from kb_pipeline.planner.model import Action, Backfill, Build, EnsureVersion, Evaluate, Promote, sentence
 
 if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
+    from kb_pipeline.planner.model import Actual, Desired
     from kb_pipeline.session import Session
     from kb_pipeline.stages.context import StageContext
     from kb_pipeline.stages.documents import DocumentsSummary, Scan
     from kb_pipeline.staging import OutputWriter
+    from kb_pipeline.store.unfinished import Unfinished
 
 ASSET_OF: dict[type[Action], str] = {
     EnsureVersion: "embeddings",
@@ -50,26 +53,47 @@ def due(session: Session, tenant_id: str) -> Due:
     Reads documents whose state may have changed. A tenant that never ran is not scanned: it has everything to do.
     Raises `SourceError`, `ConfigError`.
     """
+    found = next(due_each(session, [tenant_id]))[1]
+    if isinstance(found, KbError):
+        raise found
+    return found
+
+
+def due_each(session: Session, tenant_ids: Sequence[str]) -> Iterator[tuple[str, Due | KbError]]:
+    """`due` of each of these tenants, with the error of one that cannot be planned. What Postgres says is read for all
+    of them at once, so that a fleet is looked at in seconds; each source is listed in its turn."""
+    from kb_pipeline.fleet import desired_states
+    from kb_pipeline.store.actual import actual_states
+    from kb_pipeline.store.unfinished import unfinished
+
+    with session.db.connect("owner", autocommit=True) as conn:
+        actual, pending = actual_states(conn, tenant_ids), unfinished(conn, tenant_ids)
+    desired = desired_states(session.settings, list(tenant_ids))
+    with session.db.connect("writer", autocommit=True) as conn:
+        for tenant_id in tenant_ids:
+            conn.execute("SELECT set_config('kb.tenant', %s, false)", (tenant_id,))
+            try:
+                yield tenant_id, _due(session, conn, desired.get(tenant_id), actual[tenant_id], pending[tenant_id])
+            except KbError as error:
+                yield tenant_id, error
+
+
+def _due(
+    session: Session, conn: Connection[TupleRow], desired: Desired | None, actual: Actual, pending: Unfinished
+) -> Due:
     from kb_pipeline.index.desired import desired_state
     from kb_pipeline.planner.plan import plan
     from kb_pipeline.stages.context import NullProgress
-    from kb_pipeline.store.actual import actual_state
-    from kb_pipeline.store.batches import open_jobs
-    from kb_pipeline.store.documents import count_documents
-    from kb_pipeline.store.tenants import is_unsettled
 
-    ctx = replace(session.stage(tenant_id, "due"), progress=NullProgress())
-    desired = desired_state(ctx.tenant)
-    with session.db.connect("writer", tenant_id, autocommit=True) as conn:
-        actual = actual_state(conn, tenant_id)
-        if actual.live is None and not count_documents(conn, tenant_id):
-            return Due(0, ("nothing is indexed yet",), ())
-        actions = plan(desired, actual).actions
-        listed, changes = source_changes(ctx, conn)
-        if is_unsettled(conn, tenant_id):
-            changes = (*changes, "the last run did not end")
-        if jobs := open_jobs(conn, tenant_id):
-            changes = (*changes, f"{len(jobs)} batch jobs are at the provider")
+    ctx = replace(session.stage(actual.tenant_id, "due"), progress=NullProgress())
+    if actual.live is None and not pending.documents:
+        return Due(0, ("nothing is indexed yet",), ())
+    actions = plan(desired or desired_state(ctx.tenant), actual).actions
+    listed, changes = source_changes(ctx, conn)
+    if pending.unsettled:
+        changes = (*changes, "the last run did not end")
+    if pending.batch_jobs:
+        changes = (*changes, f"{pending.batch_jobs} batch jobs are at the provider")
     return Due(listed, changes, actions)
 
 

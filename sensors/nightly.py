@@ -27,19 +27,18 @@ def nightly_schedule() -> dg.ScheduleDefinition:
     )
     def nightly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         """Looks at every tenant's source and plan; requests a run where either says that something changed."""
-        from kb_pipeline.due import due
+        from kb_pipeline.due import due_each
         from kb_pipeline.session import open_session
 
         session = open_session()
         add_tenants(context.instance, session.tenant_ids())
         day = context.scheduled_execution_time.date().isoformat()
         quiet = 0
-        for tenant_id in session.tenant_ids():
-            try:
-                reasons = due(session, tenant_id).reasons()
-            except KbError as error:
-                context.log.error("tenant %s cannot be planned: %s", tenant_id, error)
+        for tenant_id, found in due_each(session, session.tenant_ids()):
+            if isinstance(found, KbError):
+                context.log.error("tenant %s cannot be planned: %s", tenant_id, found)
                 continue
+            reasons = found.reasons()
             if reasons:
                 yield dg.RunRequest(
                     run_key=f"nightly:{tenant_id}:{day}",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -12,11 +12,19 @@ from assets.jobs import CHAIN, kb_run
 from kb_pipeline.fleet import DueTenant, desired_states, due_tenants, fire, open_fleet
 from kb_pipeline.partitions import PARTITIONS_NAME
 from kb_pipeline.planner.firing import Firing, LastRun
+from kb_pipeline.resources import PARTITION_TAG
 
 RUN_KEY_TAG = "dagster/run_key"
 MOST = 50
 """Runs that one tick asks for: the queue is worked off before more are added."""
 INDEX_ASSETS = CHAIN[CHAIN.index("hnsw_index") :]
+UNDER_WAY = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 ENDED: dict[dg.DagsterRunStatus, LastRun] = {
     dg.DagsterRunStatus.FAILURE: "failed",
     dg.DagsterRunStatus.CANCELED: "failed",
@@ -41,14 +49,15 @@ def trigger_sensor(name: str, description: str, *, assets: tuple[str, ...] = IND
         if not due:
             return dg.SkipReason(f"{name}: none of {len(fleet.tenant_ids):,} tenants is over its threshold")
         partitions = set(context.instance.get_dynamic_partitions(PARTITIONS_NAME))
+        busy = tenants_with_runs(context.instance)
         decided = fire(
             fleet.db,
-            [one for one in due if one.tenant_id in partitions],
+            [one for one in due if one.tenant_id in partitions - busy],
             last_runs(context.instance, (one.run_key for one in due)),
             now=datetime.now(UTC),
         )
         requests = [request(one, str(found.run_key), assets) for one, found in decided if found.run_key][:MOST]
-        message = words(name, decided, len(requests))
+        message = words(name, decided, len(requests), [one.tenant_id for one in due if one.tenant_id in busy])
         context.log.info(message)
         return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason(message)
 
@@ -82,7 +91,14 @@ def last_runs(instance: dg.DagsterInstance, keys: Iterable[str]) -> dict[str, La
     return found
 
 
-def words(name: str, decided: list[tuple[DueTenant, Firing]], requested: int) -> str:
+def tenants_with_runs(instance: dg.DagsterInstance) -> set[str]:
+    """Tenants with a run queued or under way, whoever asked for it: it does what is due, and what is left is seen by
+    the next tick. One that has not ended for a day is not waited for."""
+    asked = dg.RunsFilter(statuses=UNDER_WAY, created_after=datetime.now(UTC) - timedelta(days=1))
+    return {run.tags[PARTITION_TAG] for run in instance.get_runs(asked) if PARTITION_TAG in run.tags}
+
+
+def words(name: str, decided: list[tuple[DueTenant, Firing]], requested: int, busy: Sequence[str] = ()) -> str:
     """The tick's message: what fires with its numbers, and why the others do not."""
     fires = [one for one, found in decided if found.run_key]
     waits = Counter(found.words.split(",")[0] for _, found in decided if not found.run_key)
@@ -90,4 +106,5 @@ def words(name: str, decided: list[tuple[DueTenant, Firing]], requested: int) ->
     if len(fires) > 5:
         said.append(f"and {len(fires) - 5} more, {requested} asked for now")
     said += [f"{count} wait: {why}" for why, count in waits.most_common(3)]
+    said += [f"{len(busy)} wait: a run is queued or under way"] * bool(busy)
     return f"{name}: " + ("; ".join(said) or "nothing")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socketserver
 import subprocess
 import sys
 import threading
@@ -178,3 +179,55 @@ def test_a_failure_is_told_once_for_its_cause(db: Database) -> None:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class Post(socketserver.StreamRequestHandler):
+    """As much of a mail server (RFC 5321) as takes one mail."""
+
+    mails: list[str] = []
+    refuses = False
+
+    def handle(self) -> None:
+        self.wfile.write(b"220 post\r\n")
+        while line := self.rfile.readline().decode().strip():
+            verb = line.partition(" ")[0].upper()
+            if verb == "DATA":
+                self.wfile.write(b"354 go on\r\n")
+                body = b""
+                while not body.endswith(b"\r\n.\r\n"):
+                    body += self.rfile.readline()
+                self.mails.append(body.decode())
+            if verb == "QUIT":
+                return  # without a word, as some do: the mail is taken
+            self.wfile.write(b"550 no\r\n" if self.refuses and verb == "RCPT" else b"250 ok\r\n")
+
+
+def test_a_failure_is_told_by_mail(db: Database) -> None:
+    from email import message_from_string
+
+    server = socketserver.TCPServer(("127.0.0.1", 0), Post)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        config = AlertsConfig(
+            mail="ops@example.org", mail_from="kb@example.org", smtp=f"127.0.0.1:{server.server_address[1]}"
+        )
+        failed = Failure("acme", "kb_run", "r1", "eval_report", "recall@10 is 0.62, at least 0.95 is asked: über 30 %")
+        Post.refuses = True
+        with pytest.raises(OSError):
+            tell(db, config, failed)
+        Post.refuses = False
+        assert tell(db, config, failed) == "told ops@example.org", "what could not be sent is tried again"
+        assert tell(db, config, failed) == "told before, seen 2 times"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert len(Post.mails) == 1
+    mail = message_from_string(Post.mails[0])
+    assert (mail["To"], mail["From"]) == ("ops@example.org", "kb@example.org")
+    assert mail["Subject"] == "kb_pipeline: kb_run failed for acme"
+    text = mail.get_payload(decode=True)
+    assert isinstance(text, bytes) and "eval_report: recall@10 is 0.62" in text.decode() and "über" in text.decode()
+    with pytest.raises(OSError):
+        tell(db, config, Failure("acme", "kb_run", "r2", "", "nobody listens any more"))

@@ -120,3 +120,30 @@ def test_the_partition_counts_the_indexes_of_others(db: Database, corpus: Corpus
             assert actual_state(conn, other).neighbours == 1
         with db.connect(role, "acme") as conn:
             assert actual_state(conn, "acme").neighbours == 0
+    load(db, other, clustered(60, 16, seed=4), spec=SPEC)
+    serve(db, Corpus(other, corpus.version, corpus.vectors[:0], [], []), method="exact")
+    for ceiling, found in ((2, [(other, "growth")]), (1, [])):
+        wanted = {other: replace(WANTED, tenant_id=other, max_neighbours=ceiling)}
+        assert [(one.tenant_id, one.trigger.name) for one in due_tenants(db, wanted)] == found
+
+
+def test_all_tenants_at_once_are_what_each_one_is_alone(db: Database, corpus: Corpus) -> None:
+    from kb_pipeline.store.actual import actual_states
+
+    load(db, "other", clustered(70, 16, seed=2), spec=SPEC)
+    load(db, "two", clustered(30, 16, seed=3), spec=spec_of(16, model="second"))
+    measured(db, "acme", build(db, corpus).build_id, "fail")
+    update(db, "UPDATE kb.contents SET embedding_v1 = NULL WHERE tenant_id = 'other' AND body LIKE '%%1%%'")
+    names = ["acme", "other", "two", "never-ran"]
+    with db.connect("owner") as conn:
+        together = actual_states(conn, names)
+        assert list(together) == names
+        for name in names:
+            assert actual_state(conn, name) == together[name]
+    missing = {facts.version: facts.missing for facts in together["other"].versions}
+    assert 0 < missing[1] < 70 and missing[2] == 70, "all of a version that the tenant has no part in"
+    assert [build.verdict for build in together["acme"].builds] == [None, "fail"]
+    assert together["acme"].neighbours == 0 and together["never-ran"].contents == 0
+    for name in names[:3]:
+        with db.connect("writer", name) as conn:
+            assert actual_state(conn, name) == together[name]

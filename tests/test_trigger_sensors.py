@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from index_helpers import clustered, load, serve
+from index_helpers import Corpus, build, clustered, load, measured, serve
 
 from kb_pipeline.config.schema import EmbedderConfig
 from kb_pipeline.embed.registry import resolve_spec
@@ -69,6 +69,46 @@ def test_a_cause_is_asked_for_once_and_again_after_a_failure(grown: Database) ->
         assert isinstance(rests, dg.SkipReason) and "2 runs failed" in str(rests.skip_message)
     with grown.connect("owner") as conn:
         assert conn.execute("SELECT trigger, attempts FROM kb.trigger_attempts").fetchall() == [("growth", 2)]
+
+
+def test_a_run_that_somebody_else_asked_for_is_waited_for(grown: Database) -> None:
+    import dagster as dg
+
+    from kb_pipeline.partitions import add_tenants
+
+    with dg.instance_for_test() as instance:
+        add_tenants(instance, ["acme"])
+        run = instance.create_run_for_job(_job(), tags={"dagster/partition": "acme"})
+        waits = tick(instance)
+        assert isinstance(waits, dg.SkipReason) and "a run is queued or under way" in str(waits.skip_message)
+        instance.report_run_failed(run)
+        assert len(tick(instance).run_requests) == 1
+    with grown.connect("owner") as conn:
+        assert conn.execute("SELECT count(*) FROM kb.trigger_attempts").fetchone() == (0,), "it was not this cause's"
+
+
+def test_a_candidate_that_waits_for_a_person_answers_the_cause(grown: Database, tmp_path: Path) -> None:
+    import dagster as dg
+
+    from kb_pipeline.partitions import add_tenants
+    from sensors.parameters import parameters_sensor
+
+    toml = tmp_path / "kb.toml"
+    toml.write_text(
+        '[index]\nexact_below = 50\npreset = "dev"\nm = 10\n[promotion]\nmode = "review"\n'
+        '[tenants.acme]\nsource = "docs"\n'
+    )
+    with grown.connect("owner") as conn:
+        conn.execute("UPDATE kb.tenants SET contents = 100, inserted_total = 100")
+    with dg.instance_for_test() as instance:
+        add_tenants(instance, ["acme"])
+        assert len(parameters_sensor(dg.build_sensor_context(instance=instance)).run_requests) == 1
+        corpus = Corpus("acme", 1, clustered(1, SPEC.dims), [], [])
+        candidate = build(grown, corpus, m=10).build_id
+        measured(grown, "acme", candidate, "pass")
+        for _ in range(3):
+            assert isinstance(parameters_sensor(dg.build_sensor_context(instance=instance)), dg.SkipReason)
+            assert isinstance(tick(instance), dg.SkipReason)
 
 
 def test_nothing_over_a_threshold_is_a_reason(grown: Database) -> None:

@@ -1,8 +1,8 @@
 """Many tenants: the sensors' statement over 10,000 of them, and searches of small and large ones beside 2,000 others.
 
 `python -m evals.bench.fleet [--tenants 10000] [--small 1900 --middle 95 --large 5]`: tenants are written straight into
-the tables, with random vectors around centres. The planning pass is `kb_pipeline.due` for each tenant, with a folder as
-source, as the nightly schedule does it.
+the tables, with random vectors around centres. The planning pass is `kb_pipeline.due` over all tenants, with folders as
+sources, as the nightly schedule does it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import os
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from evals.bench.common import header, ratio, table
+from evals.bench.fleet_made import LARGE_ROWS, MIDDLE_ROWS, add_version, database, make_fleet, sizes_of, vectors_of
 from evals.bench.workspace import Workspace, workspace
 
-DIMS = 256
-MIDDLE_ROWS, LARGE_ROWS = 5_000, 50_000
+BIG = "large0"
 
 
 def main() -> None:
@@ -28,18 +29,29 @@ def main() -> None:
     parser.add_argument("--small", type=int, default=1_900, help="tenants of 50 to 500 contents")
     parser.add_argument("--middle", type=int, default=95, help=f"tenants of {MIDDLE_ROWS:,}")
     parser.add_argument("--large", type=int, default=5, help=f"tenants of {LARGE_ROWS:,}; 0: no searches")
+    parser.add_argument("--keep", type=Path, help="folder to make the searched fleet in, or where it was made before")
+    parser.add_argument("--make", action="store_true", help="only make it there")
     parser.add_argument("--smoke", action="store_true", help="1,000 tenants in the statement; 40, 4 and 1 searched")
     args = parser.parse_args()
     tenants, small, middle, large = (
         (1_000, 40, 4, 1) if args.smoke else (args.tenants, args.small, args.middle, args.large)
     )
+    if args.make:
+        with workspace(keep=args.keep) as space:
+            make_fleet(space, small=small, middle=middle, large=large)
+        return
     header(f"A fleet: the sensors' statement over {tenants:,} tenants; {small:,}, {middle} and {large} searched")
-    with workspace() as space:
-        sensors(space, tenants)
+    if tenants:
+        with workspace() as space:
+            sensors(space, tenants)
     if not large:
         return
     with workspace() as space:
-        searches(space, small=small, middle=middle, large=large)
+        make_fleet(space, small=0, middle=0, large=1)
+        alone = p95(database(space), BIG, vectors_of(BIG, 300))
+    with workspace(keep=args.keep) as space:
+        make_fleet(space, small=small, middle=middle, large=large)
+        searches(space, alone, small=small, middle=middle, large=large)
 
 
 def sensors(space: Workspace, count: int) -> None:
@@ -96,43 +108,16 @@ def sensors(space: Workspace, count: int) -> None:
         raise SystemExit(f"{len(found)} tenants found due, {len(due)} are")
 
 
-def searches(space: Workspace, *, small: int, middle: int, large: int) -> None:
-    """p95 of a large tenant alone and in the fleet, of small ones, and the time of planning."""
-    import numpy as np
-
-    from kb_pipeline.config.schema import EmbedderConfig
-    from kb_pipeline.embed.registry import resolve_spec
-
-    source = random.Random(2)
-    random_vectors = np.random.default_rng(2)
-    centres = random_vectors.standard_normal((200, DIMS)).astype("f4")
-
-    def vectors(rows: int) -> Any:
-        made = centres[random_vectors.integers(0, 200, rows)] + 0.7 * random_vectors.standard_normal(
-            (rows, DIMS)
-        ).astype("f4")
-        return made / np.linalg.norm(made, axis=1, keepdims=True)
-
+def searches(space: Workspace, alone: float, *, small: int, middle: int, large: int) -> None:
+    """p95 of a large tenant in the fleet, of small ones, and the time of planning, and of the nightly pass."""
     db = database(space)
-    spec = resolve_spec(EmbedderConfig())
-    add_version(db, spec)
-    big = [f"large{number}" for number in range(large)]
-    add_tenant(db, big[0], vectors(LARGE_ROWS))
-    serve(db, big[0], spec)
-    queries = vectors(300)
-    alone = p95(db, big[0], queries)
-    sizes = {name: LARGE_ROWS for name in big[1:]}
-    sizes |= {f"middle{number}": MIDDLE_ROWS for number in range(middle)}
-    sizes |= {f"small{number}": source.randint(50, 500) for number in range(small)}
-    for name, rows in sizes.items():
-        add_tenant(db, name, vectors(rows))
-        serve(db, name, spec)
-    beside = p95(db, big[0], queries)
-    few = [p95(db, f"small{number}", queries[:100]) for number in range(min(small, 5))]
-    with db.connect("owner") as conn:
-        conn.execute("ANALYZE kb.contents (tenant_id, fingerprint, orphaned_at)")
-        planning = planning_ms(conn, big[0], queries[0])
-    seconds, runs = nightly_pass(space, list(sizes) + big[:1])
+    queries = vectors_of("queries", 300)
+    beside = p95(db, BIG, queries)
+    few = [p95(db, f"small{number}", queries[:100]) for number in range(min(small, 20))]
+    with db.connect("owner", autocommit=True) as conn:
+        planning = max(planning_ms(conn, name, queries[0]) for name in (BIG, "middle0", "middle1", "middle2"))
+    sizes = sizes_of(small=small, middle=middle, large=large)
+    seconds, runs = nightly_pass(space, list(sizes))
     table(
         (
             "tenants",
@@ -144,109 +129,29 @@ def searches(space: Workspace, *, small: int, middle: int, large: int) -> None:
             "nightly pass s",
             "runs",
         ),
-        [(len(sizes) + 1, large + middle, alone, beside, max(few, default=0.0), planning, seconds, runs)],
+        [(len(sizes), large + middle, alone, beside, max(few, default=0.0), planning, seconds, runs)],
     )
     ratio("large tenant in the fleet / alone", beside / alone, limit=1.2)
     ratio("p95 of a small tenant, ms", max(few, default=0.0), limit=5.0)
     ratio("planner, ms", planning, limit=2.0)
     ratio("nightly planning pass, s", seconds, limit=30.0)
+    if runs != 1:
+        raise SystemExit(f"{runs} runs asked for, one source has changed")
 
 
 def nightly_pass(space: Workspace, tenants: list[str]) -> tuple[float, int]:
     """(seconds of the look at every tenant's source and plan, tenants with something to do): one source has changed."""
-    from dataclasses import replace
-
-    from kb_pipeline.due import due
+    from kb_pipeline.due import Due, due_each
     from kb_pipeline.session import open_session
 
-    lines: list[str] = []
-    for name in tenants:
-        folder = space.folder / "sources" / name
-        folder.mkdir(parents=True)
-        lines.append(f'[tenants.{name}]\nsource = "{folder}"')
-    space.configure("\n".join(lines) + "\n[sources]\nmax_delete_fraction = 1.0\n")
-    (space.folder / "sources" / tenants[3] / "new.md").write_text("# New\n\nA document.\n")
+    folder = space.folder / "sources"
+    space.configure("\n".join(f'[tenants.{name}]\nsource = "{folder / name}"' for name in tenants) + "\n")
+    (folder / tenants[3] / "new.md").write_text("# New\n\nA document.\n")
     os.environ.update({"KB_HOME": str(space.home), "KB_CONFIG": str(space.folder / "kb.toml")})
-    session = replace(open_session())
-    with session.db.connect("owner") as conn:  # documents that no source lists would be a change of every tenant
-        conn.execute("DELETE FROM kb.documents")
+    session = open_session()
     began = time.perf_counter()
-    changed = sum(1 for name in tenants if due(session, name).source)
+    changed = sum(1 for _, found in due_each(session, tenants) if isinstance(found, Due) and found.reasons())
     return time.perf_counter() - began, changed
-
-
-def database(space: Workspace) -> Any:
-    """The engine's database, with its tables."""
-    from kb_pipeline.store.database import open_database
-
-    os.environ["KB_HOME"] = str(space.home)
-    return open_database(space.home)
-
-
-def add_version(db: Any, spec: Any) -> None:
-    """Version 1, with its column."""
-    from dataclasses import asdict
-
-    from psycopg.types.json import Jsonb
-
-    with db.connect("owner") as conn:
-        conn.execute(
-            "INSERT INTO kb.embedding_versions (version, embedder_hash, embedder, dims, storage) VALUES "
-            "(nextval('kb.embedding_version_number'), %s, %s, %s, %s)",
-            (spec.hash(), Jsonb(asdict(spec)), spec.dims, spec.storage),
-        )
-        conn.execute(f"ALTER TABLE kb.contents ADD COLUMN embedding_v1 vector({spec.dims})".encode())
-        conn.execute(b"ALTER TABLE kb.contents ALTER COLUMN embedding_v1 SET STORAGE EXTERNAL")
-
-
-def add_tenant(db: Any, name: str, vectors: Any) -> None:
-    """Contents, each in a document of its own."""
-    from kb_pipeline.fingerprint import fingerprint
-
-    rows = len(vectors)
-    names = [fingerprint("", f"{name} {number}") for number in range(rows)]
-    with db.connect("owner") as conn:
-        conn.execute("CREATE TEMP TABLE loaded (n int, fp bytea, v vector) ON COMMIT DROP")
-        with conn.cursor().copy("COPY loaded FROM STDIN WITH (FORMAT BINARY)") as copy:
-            copy.set_types(["int4", "bytea", "vector"])
-            for number in range(rows):
-                copy.write_row((number, names[number], vectors[number]))
-        values = {"t": name, "n": rows}
-        for statement in (
-            "INSERT INTO kb.tenants (tenant_id, contents, inserted_total) VALUES (%(t)s, %(n)s, %(n)s)",
-            "INSERT INTO kb.tenant_versions (tenant_id, version, state) VALUES (%(t)s, 1, 'complete')",
-            "INSERT INTO kb.contents (tenant_id, fingerprint, context, body, tokens, embedding_v1) SELECT %(t)s, fp, "
-            "'', 'body ' || n, 2, v FROM loaded",
-            "INSERT INTO kb.documents (tenant_id, doc_id, uri, content_sha256, format, chunker) SELECT %(t)s, n::text, "
-            "'file:///' || n, fp, 'md', 'bench' FROM loaded",
-            "INSERT INTO kb.chunks (tenant_id, doc_id, ordinal, fingerprint, start_offset, end_offset, kind) SELECT "
-            "%(t)s, n::text, 0, fp, 0, 1, 'text' FROM loaded",
-        ):
-            conn.execute(statement.encode(), values)
-
-
-def serve(db: Any, name: str, spec: Any) -> None:
-    """A build as the plan says, live."""
-    from kb_pipeline.config.schema import Settings
-    from kb_pipeline.index.build import build_exact, build_hnsw
-    from kb_pipeline.index.desired import desired_state
-    from kb_pipeline.index.promote import promote
-    from kb_pipeline.planner.plan import plan
-    from kb_pipeline.stages.context import NullProgress
-    from kb_pipeline.store.actual import actual_state
-    from kb_pipeline.store.versions import read_version
-
-    config = Settings().tenant(name)
-    with db.connect("owner") as conn:
-        action = plan(desired_state(config), actual_state(conn, name)).rebuild
-        version = read_version(conn, 1)
-    assert action is not None and version.spec == spec
-    built = (
-        build_exact(db, name, action, version, run_id="bench")
-        if action.method == "exact"
-        else build_hnsw(db, name, action, version, config.index, run_id="bench", progress=NullProgress())
-    )
-    promote(db, name, built.build_id, by="bench", why="unmeasured, for a benchmark", force=True)
 
 
 def p95(db: Any, name: str, queries: Any) -> float:

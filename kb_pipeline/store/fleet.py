@@ -11,7 +11,7 @@ from psycopg.rows import TupleRow
 from kb_pipeline.embed.protocol import EmbedderSpec
 from kb_pipeline.planner.model import Actual, BuildFacts, Desired, IndexParams, LiveFacts, VersionFacts
 from kb_pipeline.planner.triggers import BAD_RUNS, CHURN_PERCENT, GROWTH_PERCENT, SLOWER
-from kb_pipeline.store.actual import quality_facts
+from kb_pipeline.store.actual import neighbours, quality_facts
 
 _OVER = """
 WITH over AS (
@@ -72,7 +72,7 @@ def over_threshold(
     conn: Connection[TupleRow], wanted: Mapping[str, Desired], triggers: tuple[str, ...]
 ) -> Iterator[Actual]:
     """The tenants of `wanted` with a live build that are over the threshold of one of these triggers, as the planner
-    takes them; missing vectors are not counted, and neighbours are not. `conn` is the owner's.
+    takes them; missing vectors are not counted. `conn` is the owner's.
 
     Over the threshold is not yet to fire: what was refused or rolled back from is the planner's to know.
     """
@@ -96,11 +96,13 @@ def over_threshold(
         "runs": BAD_RUNS,
         "slower": SLOWER,
     }
-    for row in conn.execute(_OVER.encode(), values):
-        yield _actual(row, wanted[row[0]])
+    rows = conn.execute(_OVER.encode(), values).fetchall()
+    crowd = neighbours(conn, [row[0] for row in rows]) if rows else {}
+    for row in rows:
+        yield _actual(row, wanted[row[0]], crowd.get(row[0], 0))
 
 
-def _actual(row: TupleRow, desired: Desired) -> Actual:
+def _actual(row: TupleRow, desired: Desired, crowd: int) -> Actual:
     tenant_id, contents, inserted, deleted, version, build_id, previous_version, previous_build_id = row[:8]
     live_embedder, wanted_version, builds = row[13:]
     versions = [VersionFacts(version, EmbedderSpec(**live_embedder), "live", 0)]
@@ -115,6 +117,7 @@ def _actual(row: TupleRow, desired: Desired) -> Actual:
         builds=tuple(_build(each) for each in builds),
         live=LiveFacts(version, build_id, previous_version, previous_build_id),
         quality=quality_facts(*row[8:13]),
+        neighbours=crowd,
     )
 
 
