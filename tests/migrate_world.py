@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import uuid
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psycopg
 from migrate_models import PROJECTED
 from stage_world import World
 
@@ -26,7 +32,9 @@ from kb_pipeline.stages.context import StageContext
 from kb_pipeline.stages.live_index import LiveSummary
 from kb_pipeline.stages.wanted import embedder_config
 from kb_pipeline.store.actual import actual_state
+from kb_pipeline.store.database import Database
 from kb_pipeline.store.migrations_state import read_holds
+from kb_pipeline.store.server import embedded_dsn
 from kb_pipeline.store.versions import read_version
 
 LOCAL: dict[str, Any] = {"provider": "local", "model": None, "dims": 256}
@@ -105,3 +113,45 @@ class Changing(World):
                 "AND attname LIKE 'embedding_v%%' ORDER BY 1"
             )
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class Mould:
+    """A world made once for many tests: each gets a copy of its database and of its folder."""
+
+    home: Path
+    world: Changing
+    database: str
+
+    @contextmanager
+    def cast(self) -> Generator[Changing]:
+        """A copy of the database, and the folder as it was, at its place: documents are where they were indexed."""
+        world = self.world
+        with _database(self.home, self.database) as name:
+            shutil.rmtree(world.root)
+            shutil.copytree(_kept(world), world.root)
+            yield replace(world, db=Database(embedded_dsn(self.home, name)), sections=dict(world.sections), runs=100)
+
+
+@contextmanager
+def mould(home: Path, root: Path, fill: Callable[[Changing], object]) -> Generator[Mould]:
+    """What `fill` makes of an empty world."""
+    with _database(home, "kb_template") as name:
+        world = Changing(Database(embedded_dsn(home, name)), root)
+        fill(world)
+        shutil.copytree(root, _kept(world))
+        yield Mould(home, world, name)
+
+
+def _kept(world: Changing) -> Path:
+    return world.root.with_name(f"{world.root.name}-kept")
+
+
+@contextmanager
+def _database(home: Path, template: str) -> Generator[str]:
+    name = f"t_{uuid.uuid4().hex[:16]}"
+    with psycopg.connect(embedded_dsn(home, "postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy".encode())
+    yield name
+    with psycopg.connect(embedded_dsn(home, "postgres"), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())

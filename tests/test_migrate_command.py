@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from migrate_models import PREPARED, PROJECTED
-from migrate_world import LOCAL, SMALL, Changing
+from migrate_world import LOCAL, SMALL, Changing, Mould, mould
 from stage_world import page
 
 from kb_pipeline.cli.app import main
@@ -108,14 +109,24 @@ def test_from_the_first_word_to_the_end(
     assert main(["search", "pears"]) == 0
 
 
-@pytest.fixture
-def world(db: Database, tmp_path: Path) -> Changing:
-    """A tenant with an index and 400 contents."""
-    world = Changing(db, tmp_path, sections={"index": {"exact_below": 0}, "eval": {"queries": 5}})
+def four_hundred(world: Changing) -> None:
+    world.sections = {"index": {"exact_below": 0}, "eval": {"queries": 5}}
     world.model(LOCAL)
     world.write({f"{n:03}.md": page(f"Page {n}", [f"Number {n} of the pages, {n * 7919} in all."]) for n in range(400)})
     world.chain()
-    return world
+
+
+@pytest.fixture(scope="module")
+def made(server_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mould]:
+    with mould(server_home, tmp_path_factory.mktemp("mould"), four_hundred) as made:
+        yield made
+
+
+@pytest.fixture
+def world(made: Mould) -> Iterator[Changing]:
+    """A tenant with an index and 400 contents."""
+    with made.cast() as world:
+        yield world
 
 
 def test_what_it_will_take(world: Changing) -> None:

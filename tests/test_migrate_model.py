@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from migrate_models import WORSE
-from migrate_world import LARGE, LOCAL, SMALL, Changing
+from migrate_world import LARGE, LOCAL, SMALL, Changing, Mould, mould
 from stage_world import page
 
 from evals.migration_sample import compare_on_sample
@@ -15,7 +16,6 @@ from kb_pipeline.index.promote import rollback
 from kb_pipeline.migrate.contract import contract
 from kb_pipeline.migrate.control import abort, pause, resume
 from kb_pipeline.migrate.status import migration_status
-from kb_pipeline.store.database import Database
 
 EVAL = {"queries": 20, "latency_tolerance": 1000.0}
 """On a busy machine the p95 of a search in a few rows is anything."""
@@ -27,16 +27,25 @@ FRUIT = {
 }
 
 
-@pytest.fixture
-def world(db: Database, tmp_path: Path) -> Changing:
-    """A tenant that serves the local model, with an index although it is small."""
-    sections = {"index": {"exact_below": 0}, "chunking": {"max_tokens": 24}, "eval": EVAL}
-    world = Changing(db, tmp_path, sections=sections)
+def fruit(world: Changing) -> None:
+    world.sections = {"index": {"exact_below": 0}, "chunking": {"max_tokens": 24}, "eval": EVAL}
     world.model(LOCAL)
     world.write(dict(FRUIT))
     world.chain()
     assert world.live() == 1 and world.plan().empty
-    return world
+
+
+@pytest.fixture(scope="module")
+def made(server_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mould]:
+    with mould(server_home, tmp_path_factory.mktemp("mould"), fruit) as made:
+        yield made
+
+
+@pytest.fixture
+def world(made: Mould) -> Iterator[Changing]:
+    """A tenant that serves the local model, with an index although it is small."""
+    with made.cast() as world:
+        yield world
 
 
 def stage(world: Changing) -> str:
@@ -156,7 +165,7 @@ def test_pause_keeps_what_there_is_and_the_nightly_run_goes_on(world: Changing) 
     tenant = world.session().tenant(world.tenant_id)
     world.run()
     pause(world.db, tenant, by="someone")
-    assert (stage(world), world.plan().empty) == ("paused", True)
+    assert (stage(world), world.plan().actions) == ("paused", ())
     world.write({"kiwi.md": page("Kiwis", ["Kiwis are hairy and brown fruit."])})
     world.chain()
     assert (world.live(), world.lacking(1), world.lacking(2)) == (1, 0, 1)
@@ -193,7 +202,7 @@ def test_abort_gives_back_everything(world: Changing) -> None:
     assert (done.dropped_columns, world.columns()) == ([2], ["embedding_v1"])
     indexes = "SELECT indexrelid::regclass::text FROM pg_index WHERE indexrelid::regclass::text ~ 'kb_build_'"
     assert world.query(indexes) == [("kb.kb_build_1",)]
-    assert (stage(world), world.plan().empty, world.live()) == ("aborted", True, 1)
+    assert (stage(world), world.plan().actions, world.live()) == ("aborted", (), 1)
     world.chain()
     assert world.columns() == ["embedding_v1"]
     world.model(LOCAL)

@@ -62,6 +62,8 @@ def status(tenant: Tenant = None, config: Config = None, as_json: Json = False) 
         return
     print_table([_row(asdict(one)) for one in found], empty="no tenants yet")
     for one in found:
+        if one.bridge:
+            print(f"{one.tenant}: {one.bridge}")
         print(f"{one.tenant}: {one.next}")
 
 

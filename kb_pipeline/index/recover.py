@@ -15,6 +15,7 @@ from kb_pipeline.store.builds import fail_build, mark_dropped, standing_index_na
 from kb_pipeline.store.index_ddl import drop_index, our_indexes
 from kb_pipeline.store.index_progress import building_backend, end_backend, see_other_sessions
 from kb_pipeline.store.locks import build_lock
+from kb_pipeline.store.repack import drop_leftovers
 
 if TYPE_CHECKING:
     from kb_pipeline.store.database import Database
@@ -53,7 +54,7 @@ def recover_locked(db: Database) -> Recovered:
             _end_builder(db, build_id)
             fail_build(conn, build_id, "the process that built it ended before it was done")
             log.warning("build %d of tenant %s was left unfinished and is marked failed", build_id, tenant_id)
-        dropped = _drop_strays(conn)
+        dropped = (*_drop_strays(conn), *drop_leftovers(conn))
     return Recovered(tuple(build_id for build_id, _ in unfinished), dropped)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kb_pipeline.errors import KbError, TenantBusy
 from kb_pipeline.index.recover import drop_build
+from kb_pipeline.store.bridges import drop_bridges
 from kb_pipeline.store.index_ddl import leaf_partition
 from kb_pipeline.store.locks import build_lock, tenant_lock
 from kb_pipeline.store.migrations_state import read_migration
@@ -84,6 +85,7 @@ def contract_tenant(db: Database, tenant_id: str, configured: EmbedderConfig, do
         for build_id in superseded_builds(conn, tenant_id, kept):
             drop_build(db, tenant_id, build_id)
         retire_versions(conn, tenant_id, kept)
+        drop_bridges(conn, tenant_id)
         leaf = leaf_partition(conn, tenant_id)
         for version in retired_versions(conn, tenant_id):
             if covering := indexed_by(conn, leaf, version):

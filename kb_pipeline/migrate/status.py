@@ -38,6 +38,8 @@ class MigrationStatus:
     usd: float = 0.0
     """Spent on the target's model since the change began."""
     soak_seconds_left: float | None = None
+    bridge: str = ""
+    """How good the map from the new model's space to the live one's is, and whether it is used; empty without one."""
     by: str = ""
     """Who paused, aborted or rolled back."""
     next: str = ""
@@ -81,9 +83,17 @@ def migration_status(conn: Connection[TupleRow], tenant: TenantConfig) -> Migrat
         seconds_left=left,
         usd=spent_on(conn, tenant_id, wanted.model) if changing else 0.0,
         soak_seconds_left=soak_left,
+        bridge=_bridge(conn, tenant_id, facts) if changing and facts is not None else "",
         by=row.changed_by if row is not None and row.held else "",
         next=_NEXT[stage].format(tenant=tenant_id),
     )
+
+
+def _bridge(conn: Connection[TupleRow], tenant_id: str, target: VersionFacts) -> str:
+    from kb_pipeline.migrate.bridge import in_words
+    from kb_pipeline.store.bridges import read_bridges
+
+    return next((in_words(row) for row in read_bridges(conn, tenant_id, source=target.version)), "")
 
 
 def stage_of(actual: Actual, target: VersionFacts | None, row: MigrationRow | None) -> Stage:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from kb_pipeline.embed.lane import Pending
@@ -27,8 +27,10 @@ def watched(
     *,
     total: int,
     per_minute: float | None = None,
+    look: Callable[[int], None] | None = None,
 ) -> Iterator[Pending]:
-    """The same texts, at most `per_minute` of them a minute; once a second the state is looked at and written down.
+    """The same texts, at most `per_minute` of them a minute; once a second the state is looked at and written down, and
+    `look` is told how many were handed out.
 
     Raises `MigrationHeld` when a person paused or aborted the change of model, `TenantBusy` when another run waits for
     the tenant: it takes over, with the source as it is by then. What is in flight is delivered first.
@@ -44,6 +46,8 @@ def watched(
         now = time.monotonic()
         if now - looked >= LOOK_EVERY_S or done == 0:
             looked = now
+            if look is not None:
+                look(done)
             _look(conn, tenant_id, target, done, total, now - started)
         yield pending
         done += 1

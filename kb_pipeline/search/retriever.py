@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from kb_pipeline.config.schema import EmbedderConfig, Settings
+from kb_pipeline.config.schema import EmbedderConfig, Settings, TenantConfig
 from kb_pipeline.embed.protocol import Embedder, EmbedderSpec
 from kb_pipeline.errors import ConfigError, NotLive
+from kb_pipeline.search.bridged import Away, Bridges
 from kb_pipeline.search.filters import Condition, wire
 from kb_pipeline.search.hit import Hit, folded
 from kb_pipeline.search.profiles import PROFILES, asked_ef, checked_k, checked_profile
@@ -51,7 +52,8 @@ class Retriever:
         self._settings = settings
         self._max_connections = max_connections
         self._serving: dict[str, _Serving] = {}
-        self._configs: dict[str, Any] = {}
+        self._configs: dict[str, TenantConfig] = {}
+        self._bridges = Bridges()
         self._lock = threading.Lock()
 
     def search(
@@ -76,7 +78,7 @@ class Retriever:
             with self._pool.connection() as conn:
                 serving = self._follow(tenant, live_embedder(conn, tenant))
         for _ in range(3):
-            vector = serving.embedder.embed_queries([query]).vectors[0]
+            vector = self._question(tenant, serving, query)
             answer = self._search(tenant, serving.version, vector, k, where, ef_search, profile, lenient=False)
             if not isinstance(answer, Moved):
                 return answer
@@ -95,11 +97,16 @@ class Retriever:
         profile: str | None = None,
     ) -> list[Hit]:
         """`search` with a query vector of one's own, made with the embedder of `version`: live, or in soak after a
-        switch.
+        switch; with `[migration] bridge` also one that is being back-filled.
 
         Raises `NotLive` when that version is not searchable (any more).
         """
         answer = self._search(checked_tenant_id(tenant), version, vector, k, where, ef_search, profile, lenient=True)
+        if isinstance(answer, Moved) and answer.version is not None and self._config(tenant).migration.bridge:
+            bridge = self._bridges.find(self._pool.connection, tenant, target=answer.version, source=version)
+            if bridge is not None:
+                mapped = bridge.mapped(vector)
+                answer = self._search(tenant, bridge.target, mapped, k, where, ef_search, profile, lenient=False)
         if isinstance(answer, Moved):
             now = (
                 "nothing is"
@@ -151,7 +158,7 @@ class Retriever:
         checked_k(k)
         if not float(np.dot(vector, vector)) > 0:
             raise ConfigError("the query vector is zero or not finite: the question holds nothing the model knows")
-        index = self._index_config(tenant)
+        index = self._config(tenant).index
         named = checked_profile(profile)
         n = k + 2 + k // 8  # room for equal texts under other headings, which are folded
         while True:
@@ -182,6 +189,26 @@ class Retriever:
                 self._pool.check()
         raise AssertionError("the second try returns or raises")
 
+    def _question(self, tenant: str, serving: _Serving, query: str) -> Vector:
+        """The question as a vector of what is live; over a bridge where its model cannot be asked any more."""
+        bridged = self._config(tenant).migration.bridge
+        away: Exception | None = None
+        if not bridged or not self._bridges.away(tenant, serving.version):
+            try:
+                return serving.embedder.embed_queries([query]).vectors[0]
+            except Exception as error:
+                if not bridged:
+                    raise
+                self._bridges.failed(tenant, serving.version)
+                away = error
+        bridge = self._bridges.find(self._pool.connection, tenant, target=serving.version)
+        if bridge is not None:
+            configured = self._config(tenant).embedder
+            return bridge.question(query, lambda spec: self._embedder(embedder_config(configured, spec)))
+        if away is not None:
+            raise away
+        return serving.embedder.embed_queries([query]).vectors[0]
+
     def _follow(self, tenant: str, live: Moved) -> _Serving:
         """What is live now, with its embedder made once for each version."""
         if live.version is None or live.embedder is None:
@@ -190,8 +217,14 @@ class Retriever:
         with self._lock:
             serving = self._serving.get(tenant)
             if serving is None or serving.version != live.version:
-                config = embedder_config(self._settings.tenant(tenant).embedder, EmbedderSpec(**live.embedder))
-                serving = self._serving[tenant] = _Serving(live.version, config, self._embedder(config))
+                config = embedder_config(self._config(tenant).embedder, EmbedderSpec(**live.embedder))
+                try:
+                    embedder = self._embedder(config)
+                except Exception as error:
+                    if not self._config(tenant).migration.bridge:
+                        raise
+                    embedder = Away(EmbedderSpec(**live.embedder), error)
+                serving = self._serving[tenant] = _Serving(live.version, config, embedder)
             return serving
 
     def _embedder(self, config: EmbedderConfig) -> Embedder:
@@ -200,10 +233,10 @@ class Retriever:
         same = next((one.embedder for one in self._serving.values() if one.config == config), None)
         return same or make_embedder(config)
 
-    def _index_config(self, tenant: str) -> Any:
+    def _config(self, tenant: str) -> TenantConfig:
         config = self._configs.get(tenant)
         if config is None:
-            config = self._configs[tenant] = self._settings.tenant(tenant).index
+            config = self._configs[tenant] = self._settings.tenant(tenant)
         return config
 
 

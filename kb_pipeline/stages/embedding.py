@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kb_pipeline.embed.lane import Finished, Pending, Refused
 from kb_pipeline.fingerprint import embedded_text
+from kb_pipeline.migrate.bridge import Bridging
 from kb_pipeline.migrate.watch import watched
 from kb_pipeline.stages.carry import Carrier
 from kb_pipeline.stages.context import StageContext
@@ -111,11 +112,18 @@ class Embedding:
             before = self.texts
             total = count_lacking(self._conn, self._ctx.tenant_id, [space.versions[0].version])[0]
             texts = self._stored_texts(space)
+            bridging: Bridging | None = None
             if not space.required:
-                limit = self._ctx.tenant.migration.texts_per_minute
+                migration = self._ctx.tenant.migration
                 target = self._wanted.desired
-                texts = watched(self._conn, self._ctx.tenant_id, target, texts, total=total, per_minute=limit)
+                bridging = Bridging(self._conn, self._ctx.tenant_id, target, migration)
+                texts = watched(
+                    self._conn, self._ctx.tenant_id, target, texts,
+                    total=total, per_minute=migration.texts_per_minute, look=bridging.look,
+                )  # fmt: skip
             self._run(space, texts, self._keep_stored, "back-fill", total)
+            if bridging is not None:
+                bridging.finish()
             self.backfilled += self.texts - before
 
     def _run(
