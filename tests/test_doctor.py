@@ -74,6 +74,7 @@ def test_an_exact_tenant_is_looked_at_too(
     measured(kb_env, "acme", serve(kb_env, corpus, method="exact"), "pass")
     code, findings = doctor(capsys)
     assert code == 0 and "compares" in findings["plan"][0]["finding"] and "build memory" not in findings
+    assert not findings["connections"][0]["finding"].startswith("0 of"), "this one at least"
 
 
 def test_triggers_are_explained(corpus: Corpus, kb_env: Database, capsys: Captured) -> None:

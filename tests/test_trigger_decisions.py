@@ -123,3 +123,9 @@ def test_distances_say_how_far_each_trigger_is() -> None:
     assert "0 bad eval runs" in words["quality"].words
     due = distances(WANTED, replace(ACTUAL, contents=13_000))
     assert (due[0].trigger, due[0].fires) == ("growth", True)
+    candidate = replace(LIVE, build_id=LIVE.build_id + 1, slot="b", rows_at_build=13_000, state="candidate")
+    for verdict, word in (("pass", "waits for a person"), ("fail", "refused")):
+        builds = (LIVE, replace(candidate, verdict=verdict))
+        told = distances(replace(WANTED, review=True), replace(ACTUAL, contents=13_000, builds=builds))
+        growth = next(each for each in told if each.trigger == "growth")
+        assert not growth.fires and word in growth.words

@@ -74,6 +74,10 @@ def test_tune_measures_every_storage_and_leaves_nothing(db: Database, storage: s
         assert conn.execute("SELECT count(*) FROM pg_class WHERE relname LIKE 'tuned%'").fetchone() == (0,)
     rest = tune(db, "acme", version, params, sample=2_000, seconds=0.0, progress=Facts())
     assert len(rest.left_out) == len(params) - 1
+    poor = tune(db, "acme", version, [IndexParams(5, 12, params[0].storage)], sample=2_000, progress=Facts()).points
+    below = max(each.ef_search for each in poor if each.recall < 0.95)
+    above = min(each.ef_search for each in poor if each.recall >= 0.95)
+    assert above <= 1.25 * below, "the width that is proposed is hardly more than what is needed"
 
 
 def test_the_crossover_is_where_a_scan_gets_slower_than_is_fine() -> None:

@@ -92,7 +92,14 @@ def _measure(
     now = resolve_params(settings.index, version.spec.dims, version.storage)
     params = list(dict.fromkeys([now, *grid(version.spec.dims, version.storage, storages)]))
     measured = tune(
-        session.db, tenant_id, version, params, sample=sample, seconds=seconds, progress=terminal_progress()
+        session.db,
+        tenant_id,
+        version,
+        params,
+        target_recall=settings.index.target_recall,
+        sample=sample,
+        seconds=seconds,
+        progress=terminal_progress(),
     )
     path = kb_home() / "reports" / tenant_id / "tune.svg"
     path.parent.mkdir(parents=True, exist_ok=True)

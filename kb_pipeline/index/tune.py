@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -28,6 +28,9 @@ SAMPLE = 25_000
 """Vectors that are indexed. Recall of more is lower for the same ef_search, which `auto` and the evaluation see to; the
 order of the parameters stays."""
 WIDTHS = (10, 20, 40, 80, 160, 320)
+FINER = 2
+"""Further widths where recall crosses the target, each in the middle of what is left: a width is proposed that is at
+most a fifth more than needed."""
 ENOUGH = 0.9995
 """Recall from which wider searches are not measured any more."""
 
@@ -79,6 +82,7 @@ def tune(
     version: Version,
     params: Sequence[IndexParams],
     *,
+    target_recall: float = 0.95,
     sample: int = SAMPLE,
     seconds: float = 240.0,
     progress: Progress,
@@ -101,7 +105,7 @@ def tune(
                 left_out.append(one)
             else:
                 turn = time.perf_counter()
-                points += _measured(made, one, exact)
+                points += _measured(made, one, exact, target_recall)
                 pace = max(pace, (time.perf_counter() - turn) / _work(one))
             task.advance(1, m=one.m, ef_construction=one.ef_construction, storage=one.storage)
         task.done()
@@ -114,17 +118,28 @@ def _work(params: IndexParams) -> float:
 
 
 def _measured(
-    made: Scratch, params: IndexParams, exact: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
-) -> Iterator[Point]:
-    memory = needed_mb(made.rows, params, made.dims)
-    build_s, size = made.build(params, memory_mb=memory)
-    for width in WIDTHS:
+    made: Scratch, params: IndexParams, exact: np.ndarray[tuple[int, ...], np.dtype[np.float64]], target: float
+) -> list[Point]:
+    build_s, size = made.build(params, memory_mb=needed_mb(made.rows, params, made.dims))
+
+    def measured(width: int) -> Point:
         recall, times = asked(made.queries, exact, partial(made.search, params=params, k=K, ef_search=width))
         p50, p95 = (float(value) * 1000 for value in np.percentile(times, (50, 95)))
-        yield Point(params, width, recall, p50, p95, size, build_s)
-        if recall >= ENOUGH:
+        return Point(params, width, recall, p50, p95, size, build_s)
+
+    points: list[Point] = []
+    for width in WIDTHS:
+        points.append(measured(width))
+        if points[-1].recall >= ENOUGH:
             break
+    for _ in range(FINER):
+        low = max((one.ef_search for one in points if one.recall < target), default=None)
+        high = min((one.ef_search for one in points if one.recall >= target), default=None)
+        if low is None or high is None or not low < (middle := round((low * high) ** 0.5)) < high:
+            break
+        points.append(measured(middle))
     made.drop()
+    return sorted(points, key=lambda one: one.ef_search)
 
 
 def asked(

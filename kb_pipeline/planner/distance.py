@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kb_pipeline.planner.model import Actual, Desired
-from kb_pipeline.planner.plan import need
+from kb_pipeline.planner.model import Actual, BuildFacts, Desired
+from kb_pipeline.planner.plan import answered, need
 from kb_pipeline.planner.triggers import (
     BAD_RUNS,
     CHURN_PERCENT,
@@ -37,9 +37,11 @@ def distances(desired: Desired, actual: Actual) -> list[Distance]:
     live = next((build for build in actual.builds if build.build_id == actual.live.build_id), None)
     if live is None:
         return [Distance("first", True, "the live build is gone: the next `kb run` makes one")]
-    due = need(desired, actual)
+    due, answer = need(desired, actual), answered(desired, actual)
 
     def line(name: str, words: str) -> Distance:
+        if answer is not None and answer[0].name == name:
+            words += f"; {_answered(answer[1])}, so it does not fire"
         return Distance(name, due is not None and due.name == name, words)
 
     found = [line("model", _model(desired, actual))]
@@ -83,6 +85,14 @@ def distances(desired: Desired, actual: Actual) -> list[Distance]:
         )
     found.append(line("quality", _quality(desired, actual)))
     return sorted(found, key=lambda each: not each.fires)
+
+
+def _answered(build: BuildFacts) -> str:
+    if build.verdict == "fail":
+        return f"build {build.build_id} was made for it and refused"
+    if build.state == "candidate":
+        return f"build {build.build_id} was made for it and waits for a person"
+    return f"build {build.build_id} was made for it and rolled back from"
 
 
 def _params(desired: Desired) -> str:

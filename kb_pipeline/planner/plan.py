@@ -43,6 +43,18 @@ def need(desired: Desired, actual: Actual) -> Trigger | None:
     return _trigger(desired, actual, None if wanted is None else wanted.version)
 
 
+def answered(desired: Desired, actual: Actual) -> tuple[Trigger, BuildFacts] | None:
+    """The trigger over its threshold that asks for nothing, and the build that answers it already: it was refused,
+    waits for a person, or was rolled back from. None when nothing is over, or `need` asks for a run."""
+    wanted = wanted_version(desired, actual)
+    version = None if wanted is None else wanted.version
+    trigger = _trigger(desired, actual, version)
+    if trigger is None or next(_builds(desired, actual, wanted, rebuild=False), None) is not None:
+        return None
+    build = _candidate(desired, actual, version)
+    return None if build is None else (trigger, build)
+
+
 def wanted_version(desired: Desired, actual: Actual) -> VersionFacts | None:
     """The embedding version of the configured embedder, None while it does not exist."""
     wanted_hash = desired.spec.hash()
