@@ -13,8 +13,11 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 from evals.bench.common import header, table
@@ -22,6 +25,7 @@ from evals.bench.large import TENANT, large_tenant, questions
 from evals.bench.search_load import search_load
 from evals.bench.workspace import Workspace
 
+PARTS = ("build", "evaluation", "promotion", "drop")
 TOML = """
 [index]
 exact_below = 0
@@ -59,22 +63,30 @@ def main() -> None:
 
 
 def cycle() -> None:
-    """One whole life-cycle in this process: recover, build, measure, promote, drop. Says which part it begins."""
+    """One whole life-cycle in this process: recover, build, measure, promote, drop. Says which part it begins.
+
+    Latency is measured for a shorter time than in a run, because it is the longest part and changes nothing.
+    """
+    from functools import partial
+
+    import evals.run
     from evals.run import evaluate
     from kb_pipeline.maintenance import maintain
     from kb_pipeline.session import open_session
     from kb_pipeline.stages import hnsw_index, live_index
 
+    evals.run.measure_latency = partial(evals.run.measure_latency, seconds=0.3, throughput_s=0.1)
     session = open_session()
     ctx = session.stage(TENANT, f"cycle-{os.getpid()}")
     for name, part in (
-        ("build", lambda: hnsw_index.run(ctx, rebuild=True)),
-        ("evaluation", lambda: evaluate(ctx)),
-        ("promotion", lambda: live_index.run(ctx, by="bench")),
-        ("drop", lambda: maintain(session)),
+        (PARTS[0], lambda: hnsw_index.run(ctx, rebuild=True)),
+        (PARTS[1], lambda: evaluate(ctx)),
+        (PARTS[2], lambda: live_index.run(ctx, by="bench")),
+        (PARTS[3], lambda: maintain(session)),
     ):
         print(name, flush=True)
         part()
+    print("end", flush=True)
 
 
 def disturb(space: Workspace, *, kills: int, postgres: float, seed: int) -> list[str]:
@@ -88,7 +100,8 @@ def disturb(space: Workspace, *, kills: int, postgres: float, seed: int) -> list
     source = random.Random(seed)
     space.configure(TOML.format(tenant=TENANT, source=space.folder / "records.jsonl"))
     space.kb("run")
-    whole = run_cycle(space, None)[1]
+    run_cycle(space, None)
+    lasting = run_cycle(space, None)[1]
     db = Database(space.dsn())
     vectors = make_embedder(EmbedderConfig()).embed_queries(questions(50)).vectors
     with db.connect("owner") as conn:
@@ -101,7 +114,9 @@ def disturb(space: Workspace, *, kills: int, postgres: float, seed: int) -> list
         for number in range(kills):
             of_postgres = source.random() < postgres
             began = time.monotonic()
-            part, _, _ = run_cycle(space, source.uniform(0.15, 1.0) * whole, server=space.home if of_postgres else None)
+            part = PARTS[number % len(PARTS)]
+            moment = (part, source.uniform(0.0, 1.1) * lasting[part])
+            part, _, _ = run_cycle(space, moment, server=space.home if of_postgres else None)
             hit[f"{part}{' (Postgres)' if of_postgres else ''}"] += 1
             if of_postgres:
                 start_again(space)
@@ -130,29 +145,48 @@ def disturb(space: Workspace, *, kills: int, postgres: float, seed: int) -> list
     return broken
 
 
-def run_cycle(space: Workspace, after_s: float | None, *, server: Path | None = None) -> tuple[str, float, int]:
-    """Run one cycle, killed (or its Postgres) after so long: the part it was in, seconds, and its exit status."""
-    began = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "evals.bench.lifecycle_chaos", "--cycle"],
-        env={**space.env, "PYTHONPATH": str(Path(__file__).parents[2]), "KB_CONFIG": str(space.folder / "kb.toml")},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+def run_cycle(
+    space: Workspace, moment: tuple[str, float] | None, *, server: Path | None = None
+) -> tuple[str, dict[str, float], int]:
+    """Run one cycle, killed (or its Postgres) so many seconds after it began a part: the part it was in then, the
+    seconds each part took, and its exit status."""
+    with tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "evals.bench.lifecycle_chaos", "--cycle"],
+            env={**space.env, "PYTHONPATH": str(Path(__file__).parents[2]), "KB_CONFIG": str(space.folder / "kb.toml")},
+            stdout=subprocess.PIPE, stderr=err, text=True,
+        )  # fmt: skip
+        began: dict[str, float] = {}
+        killer: threading.Timer | None = None
+        assert process.stdout is not None
+        for line in process.stdout:
+            if not (name := line.strip()):
+                continue
+            began[name] = time.perf_counter()
+            if moment is not None and name == moment[0]:
+                killer = threading.Timer(moment[1], kill, (process, server))
+                killer.start()
+        process.wait()
+        if killer is not None:
+            killer.join()
+        if process.returncode and moment is None:
+            err.seek(0)
+            print(err.read()[-1500:], file=sys.stderr)
+    names = list(began)
+    seconds = {one: began[after] - began[one] for one, after in pairwise(names)}
+    return (names or ["start"])[-1], seconds, process.returncode
+
+
+def kill(process: subprocess.Popen[str], server: Path | None) -> None:
+    """Kills the process, or its Postgres, and the process too when it does not end by itself."""
+    if server is None:
+        process.kill()
+        return
+    os.kill(int((server / "pg" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
     try:
-        process.wait(timeout=after_s)
+        process.wait(timeout=60)
     except subprocess.TimeoutExpired:
-        if server is not None:
-            os.kill(int((server / "pg" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
-            try:
-                process.wait(timeout=60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        else:
-            process.kill()
-    out, err = process.communicate()
-    if process.returncode and after_s is None:
-        print(err[-1500:], file=sys.stderr)
-    return (out.split() or ["start"])[-1], time.perf_counter() - began, process.returncode
+        process.kill()
 
 
 def start_again(space: Workspace) -> None:
