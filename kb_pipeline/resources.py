@@ -15,6 +15,8 @@ from kb_pipeline.stages.context import StageContext
 from kb_pipeline.store.locks import tenant_lock
 
 PARTITION_TAG = "dagster/partition"
+WAITS_FOR = "waits_for"
+"""Metadata of the observation with which a run ends well though it is not through: batch jobs are at the provider."""
 
 
 class KnowledgeBase(dg.ConfigurableResource):  # pyright: ignore[reportMissingTypeArgument]

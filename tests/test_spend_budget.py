@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -191,11 +189,19 @@ def folder(tmp_path: Path, kb_env: Database, server: ProviderServer, monkeypatch
     return here
 
 
-def kb_run() -> tuple[int, str]:
-    """`kb run --until embeddings` as a process of its own: exit code and standard error."""
-    words = [sys.executable, "-c", "from kb_pipeline.cli.app import run; run()", "run", "--until", "embeddings"]
-    ended = subprocess.run(words, capture_output=True, check=False, text=True)
-    return ended.returncode, ended.stderr
+def kb_run(capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """`kb run --until embeddings`: exit code and standard error."""
+    capsys.readouterr()
+    return main(["run", "--until", "embeddings"]), capsys.readouterr().err
+
+
+def dagster_runs() -> list[tuple[str, str | None]]:
+    """State of each run as the UI shows it, newest first, and what it waits for."""
+    from kb_pipeline.cli.instance import open_instance
+    from kb_pipeline.session import open_session
+
+    with open_instance(open_session()) as instance:
+        return [(run.status.value, run.tags.get("kb/waits_for")) for run in instance.get_runs()]
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
@@ -218,7 +224,7 @@ def test_plan_shows_both_lanes_and_asks_nothing(
 def test_commands_show_spend_batches_and_breakers(
     folder: Path, server: ProviderServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert kb_run()[0] == 0
+    assert kb_run(capsys)[0] == 0
     (row,) = told(capsys, "spend", "--by", "tenant,month")
     assert (row["tenant"], row["texts"]) == ("acme", sum(server.ledger.paid_texts.values()))
     assert told(capsys, "batches") == []
@@ -226,7 +232,7 @@ def test_commands_show_spend_batches_and_breakers(
     assert main(["spend", "--by", "planet"]) == 2
     (folder / "docs" / "new.md").write_text("# New\n\nSomething new.\n")
     server.outage(60)
-    assert kb_run()[0] == 75
+    assert kb_run(capsys)[0] == 75
     capsys.readouterr()
     assert main(["status"]) == 0
     assert "breaker open" in capsys.readouterr().out
@@ -239,10 +245,12 @@ def test_run_ends_with_4_while_batch_jobs_are_pending(
 ) -> None:
     config = folder / "kb.toml"
     config.write_text(config.read_text().replace("[embedder]", '[embedder]\nlane = "batch"', 1))
-    code, said = kb_run()
-    assert (code, "`kb batches` shows them" in said) == (4, True)
+    code, said = kb_run(capsys)
+    assert (code, "`kb batches` shows them" in said) == (4, True), said
+    assert dagster_runs() == [("SUCCESS", "batch jobs")]
     assert [job["state"] for job in told(capsys, "batches", "--open")] == ["submitted"]
     server.desk.finish()
-    assert kb_run()[0] == 0
+    assert kb_run(capsys)[0] == 0
+    assert dagster_runs() == [("SUCCESS", None), ("SUCCESS", "batch jobs")]
     assert [job["state"] for job in told(capsys, "batches")] == ["collected"]
     assert [row["lane"] for row in told(capsys, "spend") if row["texts"]] == ["batch"]

@@ -23,6 +23,7 @@ CONCURRENCY = 4
 IN_FLIGHT = INPUTS * (CONCURRENCY + 1)
 """Texts that may be paid for and not committed: one request more than are under way may wait for its commit."""
 PER_DOCUMENT = 100
+ANY_TIME_S = 8.0
 TOML = """
 [embedder]
 provider = "openai"
@@ -51,9 +52,12 @@ def write_documents(folder: Path, first: int, count: int) -> None:
         (folder / f"{number:05}.md").write_text(f"# Document {number}\n\n" + "\n\n".join(parts), encoding="utf-8")
 
 
-def run_and_kill(space: Workspace, server: Provider, *, texts: int) -> bool:
-    """Start a run, kill it when so many more texts were billed; False when it ended before by itself."""
+def run_and_kill(space: Workspace, server: Provider, *, texts: int, after_s: float | None, delay_s: float) -> bool:
+    """Start a run, kill it `delay_s` after so many more texts were billed, or `after_s` after its start; False when it
+    ended before by itself.
+    """
     until = server.ledger()["paid_texts"] + texts
+    started = time.monotonic()
     process = subprocess.Popen(
         [*KB, "run", "--until", "embeddings"],
         env=dict(space.env),
@@ -63,8 +67,12 @@ def run_and_kill(space: Workspace, server: Provider, *, texts: int) -> bool:
         start_new_session=True,
     )
     while process.poll() is None:
-        if server.ledger()["paid_texts"] >= until:
-            time.sleep(random.uniform(0.0, 0.1))
+        if after_s is None:
+            due = server.ledger()["paid_texts"] >= until
+        else:
+            due = time.monotonic() - started >= after_s
+        if due:
+            time.sleep(delay_s)
             process.kill()
             return process.wait() < 0
         time.sleep(0.02)
@@ -72,11 +80,16 @@ def run_and_kill(space: Workspace, server: Provider, *, texts: int) -> bool:
 
 
 def disturb(space: Workspace, server: Provider, docs: Path, *, kills: int, seed: int, texts: int) -> int:
-    """Kill run after run at random places between its start and its end; the number of runs that were killed."""
+    """Kill run after run at random places between its start and its end; the number of runs that were killed.
+
+    Two of three die while texts are under way, the third at any time: reading, planning, committing.
+    """
     source = random.Random(seed)
     killed = number = 0
     while killed < kills:
-        if run_and_kill(space, server, texts=source.randrange(2 * texts // kills)):
+        after_s = source.uniform(0.0, ANY_TIME_S) if killed % 3 == 2 else None
+        share = source.randrange(2 * texts // kills)
+        if run_and_kill(space, server, texts=share, after_s=after_s, delay_s=source.uniform(0.0, 0.1)):
             killed += 1
         else:
             write_documents(docs, 90_000 + 10 * number, 10)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from kb_pipeline.errors import KbError
+from kb_pipeline.errors import BatchesPending, KbError
 from kb_pipeline.session import CURRENT, Ahead, Session, process_mark
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def execute(
 
         from kb_pipeline.definitions import defs
         from kb_pipeline.partitions import add_tenants
+        from kb_pipeline.resources import WAITS_FOR
 
         fail_dead_runs(instance)
         add_tenants(instance, [tenant_id])
@@ -77,6 +78,10 @@ def execute(
             except dg.Failure as failure:
                 cause = failure.__cause__
                 raise cause if isinstance(cause, KbError) else KbError(str(failure.description)) from None
+    for observed in result.get_asset_observation_events():
+        waits = observed.asset_observation_data.asset_observation.metadata.get(WAITS_FOR)
+        if waits is not None:
+            raise BatchesPending(str(waits.value))
     return result.run_id, {
         event.asset_key.to_user_string(): facts(event.step_materialization_data.materialization.metadata)
         for event in result.get_asset_materialization_events()
