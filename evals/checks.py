@@ -98,7 +98,7 @@ def vectors_sound(context: dg.AssetCheckExecutionContext, kb: KnowledgeBase) -> 
             found
             for version in versions
             for found in data_quality.vector_findings(
-                batches.vector_frame(ctx, version.version),
+                batches.vector_frame(ctx, version.version, unit=version.spec.normalize),
                 dims=version.spec.dims,
                 unit=version.spec.normalize,
             )

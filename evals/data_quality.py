@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,9 @@ CONTROL = r"[\x00-\x08\x0b\x0e-\x1f\x7f]"
 """Control characters that no text needs; tab, line feed, form feed (in old sources) and carriage return may stand."""
 SHOWN = 10
 """Offending rows kept of each expectation."""
+MIN_FOUND = 0.99
+"""Share of the embedded rows that must be found through an index. HNSW itself loses some: 0.17 % with m = 8, 0.01 %
+with m = 16, measured on documentation and on 100,000 sentences."""
 MAX_SHIFT = 0.35
 """Share of chunks (or contents) that may belong to another kind (or language) than in the last run."""
 
@@ -45,9 +49,10 @@ class Expected:
 
 
 def chunk_findings(frame: DataFrame, *, max_tokens: int) -> list[Finding]:
-    """Sizes, uniqueness, offsets, control characters, fingerprints. Columns: doc_id, ordinal, start, end, size (of the
-    source in bytes, or missing), kind, tokens, body, fingerprint_right."""
-    key = ("doc_id", "ordinal")
+    """Sizes, uniqueness, offsets, control characters, fingerprints. Columns: where (stored or staged), doc_id, ordinal,
+    start, end, size (characters of the source's text, or missing), kind, tokens, body, length (characters), span (end
+    minus start), fingerprint_right."""
+    key = ("where", "doc_id", "ordinal")
     between = "ExpectColumnValuesToBeBetween"
     return validated(
         frame,
@@ -63,6 +68,8 @@ def chunk_findings(frame: DataFrame, *, max_tokens: int) -> list[Finding]:
             Expected("ExpectColumnPairValuesAToBeGreaterThanB", "a chunk ends inside its source",
                      {"column_A": "size", "column_B": "end", "or_equal": True,
                       "ignore_row_if": "either_value_is_missing"}),
+            Expected("ExpectColumnPairValuesToBeEqual", "a text is as long as its place in the source",
+                     {"column_A": "length", "column_B": "span"}, ("start", "end")),
             Expected("ExpectColumnValuesToNotMatchRegex", "no text holds a control character",
                      {"column": "body", "regex": CONTROL}),
             Expected("ExpectColumnValuesToMatchRegex", "every chunk has a text", {"column": "body", "regex": r"\S"}),
@@ -112,7 +119,7 @@ def vector_findings(frame: DataFrame, *, dims: int, unit: bool) -> list[Finding]
 
 def index_findings(frame: DataFrame) -> list[Finding]:
     """Every index is there, valid and used, and finds what is embedded. Columns: build_id, state, exists, valid, used,
-    rows_embedded, sampled, found."""
+    rows_embedded, looked_for, found, how, not_found."""
     yes = "ExpectColumnValuesToBeInSet"
     return validated(
         frame,
@@ -121,8 +128,10 @@ def index_findings(frame: DataFrame) -> list[Finding]:
             Expected(yes, "every build has its index", {"column": "exists", "value_set": [True]}),
             Expected(yes, "no index is INVALID", {"column": "valid", "value_set": [True]}),
             Expected(yes, "a search uses the index", {"column": "used", "value_set": [True]}),
-            Expected("ExpectColumnValuesToBeBetween", "of embedded rows, sampled, at least 95 % are found through it",
-                     {"column": "found_share", "min_value": 0.95}, ("rows_embedded", "sampled", "found")),
+            Expected("ExpectColumnValuesToBeBetween",
+                     f"the index holds what is embedded: at least {MIN_FOUND:.1%} of the rows looked for are found",
+                     {"column": "found_share", "min_value": MIN_FOUND},
+                     ("rows_embedded", "looked_for", "found", "how", "not_found")),
         ],
     )  # fmt: skip
 
@@ -168,13 +177,16 @@ def _finding(frame: DataFrame, keys: Sequence[str], expected: Expected, outcome:
     places: list[int] = list(found.get("unexpected_index_list") or [])
     asked = [expected.arguments[name] for name in ("column", "column_A", "column_B") if name in expected.arguments]
     columns = list(dict.fromkeys([*keys, *asked, *expected.shows]))
-    rows = tuple(
-        {name: _short(frame.reset_index(drop=True).loc[place, name]) for name in columns} for place in places[:SHOWN]
-    )
+    table, pattern = frame.reset_index(drop=True), str(expected.arguments.get("regex", ""))
+    rows = tuple({name: _short(table.loc[place, name], pattern) for name in columns} for place in places[:SHOWN])
     count = int(found.get("unexpected_count") or (0 if passed else 1))
     return Finding(expected.words, passed, count, len(frame), () if passed else rows)
 
 
-def _short(value: object) -> str:
+def _short(value: object, pattern: str) -> str:
+    """At most 120 characters; of a long text those about the first match of the pattern."""
+    found = re.search(pattern, value) if pattern and isinstance(value, str) else None
+    if found and isinstance(value, str) and len(value) > 100:
+        value = value[max(0, found.start() - 40) : found.end() + 40]
     text = repr(value) if isinstance(value, str) and not value.isprintable() else str(value)
     return text if len(text) <= 120 else text[:119] + "…"

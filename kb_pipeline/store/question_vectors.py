@@ -1,4 +1,4 @@
-"""Vectors of the questions that eval runs asked, by text: a repetition needs them when an embedder answers otherwise."""
+"""Vectors of the questions that eval runs asked, by text: what repeats a run when an embedder answers otherwise."""
 
 from __future__ import annotations
 
