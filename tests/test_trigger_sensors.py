@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +193,36 @@ def _job() -> Any:
         nothing()
 
     return job
+
+
+def test_the_nightly_pass_asks_only_where_something_changed(
+    kb_env: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dagster as dg
+
+    from sensors.nightly import nightly_schedule
+
+    names = ("quiet", "changed", "new", "broken", "unsettled")
+    for name in names:
+        (tmp_path / name).mkdir()
+        if name != "new":
+            serve(kb_env, load(kb_env, name, clustered(1, SPEC.dims)[:0], spec=SPEC), method="exact")
+    (tmp_path / "changed" / "a.md").write_text("# A\n\nA document.\n")
+    (tmp_path / "broken").rmdir()
+    (tmp_path / "kb.toml").write_text("\n".join(f'[tenants.{name}]\nsource = "{tmp_path / name}"' for name in names))
+    monkeypatch.setenv("KB_CONFIG", str(tmp_path / "kb.toml"))
+    with kb_env.connect("owner") as conn:
+        conn.execute("UPDATE kb.tenants SET unsettled = true WHERE tenant_id = 'unsettled'")
+    with dg.instance_for_test() as instance:
+        asked = [
+            each
+            for each in nightly_schedule()(
+                dg.build_schedule_context(instance=instance, scheduled_execution_time=datetime.now(UTC))
+            )
+            if isinstance(each, dg.RunRequest)
+        ]
+    assert {one.partition_key: one.tags["kb/reason"] for one in asked} == {
+        "changed": "documents: 1 new",
+        "new": "nothing is indexed yet",
+        "unsettled": "the last run did not end",
+    }

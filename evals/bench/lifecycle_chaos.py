@@ -128,6 +128,7 @@ def disturb(space: Workspace, *, kills: int, postgres: float, seed: int) -> list
             if code:
                 broken.append(f"kill {number} ({part}): the run after it ended with {code}")
             broken += [f"kill {number} ({part}): {fault}" for fault in faults(space)]
+            print(f"kill {number}: {part}{' of Postgres' if of_postgres else ''}, {len(broken)} faults", flush=True)
         answers = list(load.answers)
     wrong = [
         one
