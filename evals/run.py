@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,8 +26,10 @@ from evals.question_vectors import question_vectors
 from evals.report.compose import compose
 from evals.report.html import html
 from evals.report.markdown import markdown
+from evals.report.quality import documents_shown
 from evals.serving import opened
 from evals.statistics import Comparison, compare
+from evals.storages import storages_beside
 from evals.sweep import EF_SEARCH, K
 from evals.verdict import Verdict, judge
 from kb_pipeline.config.schema import EvalConfig, IndexConfig
@@ -60,8 +62,12 @@ class EvalSummary:
     """The report as plain values: what Markdown and HTML are drawn from."""
 
 
-def evaluate(ctx: StageContext, *, build_id: int | None = None, golden: str | None = None) -> EvalSummary:
+def evaluate(
+    ctx: StageContext, *, build_id: int | None = None, golden: str | None = None, storages: Sequence[str] = ()
+) -> EvalSummary:
     """Measures the newest candidate beside the live build (or `build_id`, or the live build alone); stores the verdict.
+
+    `storages`: ways of storing the index to try beside, on a copy (`all`, vector, halfvec, binary).
 
     Nothing is stored when something could not be measured (embedder down, unusable golden set): a build without a
     verdict is not promoted. Raises `NotLive` when there is no build, `ConfigError` for an unknown build or golden set,
@@ -72,7 +78,8 @@ def evaluate(ctx: StageContext, *, build_id: int | None = None, golden: str | No
     with ctx.db.connect("writer", tenant_id, autocommit=True) as conn:
         subject, live = chosen_builds(conn, tenant_id, build_id)
         asked = questions_of(conn, tenant_id, config, golden if golden is not None else config.golden)
-        measured = measured_run(ctx, conn, subject, live, asked, began)
+        measured = measured_run(ctx, conn, subject, live, asked, began, storages=storages)
+        measured = replace(measured, titles=eval_reads.titles_of(conn, tenant_id, documents_shown(measured)))
         verdict = judge(measured, config)
         return _stored(ctx, conn, measured, verdict)
 
@@ -103,6 +110,7 @@ def measured_run(
     began: float,
     *,
     pinned: Mapping[int, int | None] | None = None,
+    storages: Sequence[str] = (),
 ) -> Measured:
     """`pinned`: a repetition, with these widths (build -> ef_search of the default profile) and without latency."""
     tenant_id = ctx.tenant.tenant_id
@@ -113,7 +121,14 @@ def measured_run(
     for build in builds:
         if build.version not in vectors:
             here = asked if build in filled else Questions((), "", None)
-            vectors[build.version], digest = question_vectors(ctx, conn, build, here, repeated=pinned is not None)
+            try:
+                vectors[build.version], digest = question_vectors(ctx, conn, build, here, repeated=pinned is not None)
+            except Exception as error:
+                if build is subject or not ctx.tenant.migration.bridge:
+                    raise
+                log.warning("the live model cannot be asked, so nothing is compared with it: %s", error)
+                live, builds, filled = None, [subject], [one for one in filled if one is subject]
+                break
             digests[f"questions as v{build.version}"] = digest
     if pinned is None and subject in filled:
         subject = builds[0] = filled[0] = fitted(ctx, conn, subject, vectors[subject.version])
@@ -149,6 +164,7 @@ def measured_run(
         )
         task.advance(1)
     task.done()
+    trial = storages_beside(ctx, subject, vectors[subject.version].recall, storages) if subject in filled else None
     new, old = results[subject.build_id], results.get(live.build_id) if live else None
     return Measured(
         tenant_id=tenant_id,
@@ -174,6 +190,7 @@ def measured_run(
         golden_level=asked.golden.level if asked.golden else "document",
         golden_groups=groups_of(asked.golden) if asked.golden else {},
         golden_synthetic=len(asked.golden.synthetic) if asked.golden else 0,
+        storages=trial,
     )
 
 
@@ -204,8 +221,7 @@ def _recall_comparison(new: MeasuredWithValues, old: MeasuredWithValues | None) 
 
 def _stored(ctx: StageContext, conn: Connection[TupleRow], measured: Measured, verdict: Verdict) -> EvalSummary:
     """Row first, then the file: a row without a file is harmless, a file without a row would be a lie."""
-    tenant_id, build = measured.tenant_id, measured.subject
-    headline = headline_of(measured)
+    tenant_id, build, headline = measured.tenant_id, measured.subject, headline_of(measured)
     measurements = {"headline": headline, "rules": [asdict(rule) for rule in verdict.rules], **asdict(measured)}
     eval_id = eval_runs.add_eval_run(
         conn,
@@ -218,7 +234,7 @@ def _stored(ctx: StageContext, conn: Connection[TupleRow], measured: Measured, v
         run_id=ctx.run_id,
     )
     history = [_past(row) for row in eval_runs.headlines(conn, tenant_id, limit=TREND_RUNS)]
-    report = compose(measured, verdict, eval_id=eval_id, history=history)
+    report = compose(measured, verdict, eval_id=eval_id, history=history, mode=ctx.tenant.promotion.mode)
     path = kb_home() / "reports" / tenant_id / f"{eval_id}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html(report), encoding="utf-8")

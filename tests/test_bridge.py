@@ -13,6 +13,7 @@ from stage_world import page
 
 from kb_pipeline.embed.registry import make_embedder
 from kb_pipeline.errors import NotLive, ProviderUnavailable
+from kb_pipeline.index.promote import rollback
 from kb_pipeline.migrate import linear
 from kb_pipeline.migrate.contract import contract
 from kb_pipeline.migrate.status import migration_status
@@ -76,14 +77,20 @@ def test_the_old_column_answers_questions_of_the_new_model(world: Changing, monk
     with Retriever(world.db, world.session().settings) as retriever:
         assert "In Egypt pears" in retriever.search("pears of Egypt", tenant="world", k=1)[0].text
         assert "In Egypt pears" in retriever.search_vector(vector, tenant="world", version=2, k=1)[0].text
+    _, live = world.chain()
+    assert live.promoted and world.live() == 2, "the old model is not needed to go on to the new one"
+    with Retriever(world.db, world.session().settings) as retriever:
+        assert "In Egypt pears" in retriever.search("pears of Egypt", tenant="world", k=1)[0].text
+    rollback(world.db, "world", by="test")
     world.sections["migration"] = {}
     with Retriever(world.db, world.session().settings) as retriever:
         with pytest.raises(ProviderUnavailable, match="switched off"):
             retriever.search("pears of Egypt", tenant="world")
-        with pytest.raises(NotLive, match="v1"):
-            retriever.search_vector(vector, tenant="world", version=2)
-    with world.db.connect("owner") as conn:
-        conn.execute("UPDATE kb.tenant_versions SET state = 'retired' WHERE version = 2")
+    monkeypatch.undo()
+    world.change("UPDATE kb.builds SET changed_at = now() - interval '8 days' WHERE state = 'previous'")
+    world.chain()
+    with Retriever(world.db, world.session().settings) as retriever, pytest.raises(NotLive, match="v1"):
+        retriever.search_vector(vector, tenant="world", version=2)
     contract(world.session())
     assert world.one("SELECT count(*) FROM kb.bridges") == 0
 

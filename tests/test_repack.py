@@ -45,7 +45,7 @@ SIZE = "SELECT sum(pg_total_relation_size(inhrelid))::bigint FROM pg_inherits WH
 
 
 def six_hundred(world: Changing) -> None:
-    world.sections = {"index": {"exact_below": 0}, "eval": {"queries": 5}}
+    world.sections = {"index": {"exact_below": 0}, "eval": {"queries": 5, "latency_tolerance": 1000.0}}
     world.model(LOCAL)
     world.write({f"{n:03}.md": page(f"Page {n}", [f"Number {n} of the pages, {n * 7919} in all."]) for n in range(600)})
     world.chain()

@@ -22,6 +22,10 @@ ALL = (
     "ground_truth",
     "recall",
     "search",
+    "migration_backfill",
+    "migration_load",
+    "migration_repack",
+    "migration_chaos",
 )
 
 

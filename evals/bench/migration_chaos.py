@@ -1,4 +1,4 @@
-"""`kill -9` of `kb migrate`, and of Postgres, at random moments of whole changes of model, searched all the time.
+"""`kill -9` of `kb migrate` and `kb maintain --repack`, and of Postgres, at random moments, searched all the time.
 
 `python -m evals.bench.migration_chaos [--kills 40] [--postgres 0.2] [--seed 1]`. After each kill `kb migrate` starts
 again until it ends; then the next change begins, with documents changed and the old version's soak over. In the end
@@ -27,6 +27,8 @@ BATCH = 64
 IN_FLIGHT = 3
 """Batches at most: one with the embedder, one waiting to be committed, one being read."""
 DIMS = (384, 768, 512)
+COMMANDS = (("migrate",), ("maintain", "--repack"))
+"""What is killed, one after the other, until it ends."""
 TOML = """
 [embedder]
 provider = "{provider}"
@@ -46,6 +48,12 @@ texts_per_minute = {rate}
 [tenants.stormy]
 source = "{source}"
 """
+
+
+LEFT = (
+    "SELECT (SELECT count(*) FROM pg_class WHERE relname ~ '_repack' AND relkind = 'r') + "
+    "(SELECT count(*) FROM pg_trigger WHERE tgname = 'kb_repack')"
+)
 
 
 class Searcher:
@@ -114,35 +122,35 @@ def _storm(space: Workspace, docs: Path, log: Path, kills: int, postgres: float,
 
     configure(0)
     space.kb("run")
-    whole, killed, servers, changes = 12.0, 0, 0, 0
+    whole, hit, changes = dict.fromkeys(COMMANDS, 12.0), [0, 0], 0
     searcher = Searcher(space.dsn(), space.folder / "kb.toml")
-    while killed + servers < kills:
+    while sum(hit) < kills:
         changes += 1
         configure(changes)
         change_documents(docs, seed + changes)
-        while True:
-            process = subprocess.Popen(
-                [*KB, "migrate"], env=dict(space.env), cwd=space.folder, stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
-            started = time.monotonic()
-            try:
-                process.wait(timeout=source.uniform(0.1, 1.0) * whole if killed + servers < kills else None)
-                if process.returncode == 0:
-                    whole = max(time.monotonic() - started, 4.0)
-                    break
-            except subprocess.TimeoutExpired:
-                if source.random() < postgres:
-                    servers += 1
-                    _kill_server(space)
-                else:
-                    killed += 1
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                space.kb("db", "start")
+        for command in COMMANDS:
+            while True:
+                process = subprocess.Popen(
+                    [*KB, *command], env=dict(space.env), cwd=space.folder, stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL, start_new_session=True,
+                )  # fmt: skip
+                started = time.monotonic()
+                try:
+                    process.wait(timeout=source.uniform(0.1, 1.0) * whole[command] if sum(hit) < kills else None)
+                    if process.returncode == 0:
+                        whole[command] = max(time.monotonic() - started, 4.0)
+                        break
+                except subprocess.TimeoutExpired:
+                    server = source.random() < postgres
+                    hit[server] += 1
+                    if server:
+                        _kill_server(space)
+                    process.send_signal(signal.SIGKILL)
+                    process.wait()
+                    space.kb("db", "start")
         space.kb("maintain")
     searcher.end()
-    return _judge(space, log, searcher, killed, servers, changes)
+    return _judge(space, log, searcher, hit[0], hit[1], changes)
 
 
 def _judge(space: Workspace, log: Path, searcher: Searcher, killed: int, servers: int, changes: int) -> list[str]:
@@ -152,6 +160,7 @@ def _judge(space: Workspace, log: Path, searcher: Searcher, killed: int, servers
     invalid = int(space.query("SELECT count(*) FROM pg_index WHERE NOT indisvalid")[0][0])
     unfinished = int(space.query("SELECT count(*) FROM kb.builds WHERE state = 'building'")[0][0])
     columns = int(space.query("SELECT count(*) FROM kb.embedding_versions WHERE column_state = 'present'")[0][0])
+    strays = int(space.query(LEFT)[0][0])
     sent = Counter(log.read_text(encoding="utf-8").split())
     # A version that was given up after its soak is paid for again when the model comes back.
     rounds = -(-(changes + 1) // len(DIMS))
@@ -166,6 +175,7 @@ def _judge(space: Workspace, log: Path, searcher: Searcher, killed: int, servers
     found = [f"search failed: {failure}" for failure in searcher.failures[:3]]
     found += [f"{missing} contents have no vector of v{version}"] * bool(missing)
     found += [f"{invalid} INVALID indexes are left"] * bool(invalid)
+    found += [f"{strays} tables and triggers of a repack are left"] * bool(strays)
     found += [f"{unfinished} builds are left in state building"] * bool(unfinished)
     found += [f"{twice} texts were sent again, {allowed} could be in flight"] * (twice > allowed)
     return found

@@ -21,7 +21,7 @@ from typing import Any
 from evals.bench.common import header, ratio, skip, table
 from evals.bench.corpora import clone, data_folder, missing_data
 from evals.bench.models import PROJECTED
-from evals.bench.workspace import KB, Workspace, workspace
+from evals.bench.workspace import Workspace, workspace
 
 TENANT = "docs"
 K = 10
@@ -139,10 +139,10 @@ def _history(space: Workspace, data: Path, rate: float, quiet: float, docs: int,
                 time.sleep(quiet)
             with _mark(marks, "to 1,536 d halfvec, nightly in it"):
                 configure(f'provider = "{PROJECTED}"\nmodel = "p1536"\ndims = 1536\nstorage = "halfvec"')
-                migration = _start(space, "migrate")
+                migration = space.start("migrate")
                 _until(space, "SELECT count(*) > 0 FROM kb.migrations WHERE rows_done > 0", migration)
                 _copy(corpus.checkout(corpus.revisions[1]), source, docs)
-                nightly = _start(space, "run")
+                nightly = space.start("run")
                 _ended(space, nightly)
                 _ended(space, migration)
             with _mark(marks, "soak"):
@@ -157,7 +157,7 @@ def _history(space: Workspace, data: Path, rate: float, quiet: float, docs: int,
                 time.sleep(quiet / 4)
             with _mark(marks, "to 384 d vector"):
                 configure(f'provider = "{PROJECTED}"\nmodel = "p384"\ndims = 384')
-                _ended(space, _start(space, "migrate"))
+                _ended(space, space.start("migrate"))
             with _mark(marks, "after"):
                 time.sleep(quiet / 2)
         truths.append(_truth(space, 3, questions))
@@ -240,11 +240,6 @@ def _watched(space: Workspace, builds: list[tuple[float, float]]) -> Generator[N
     finally:
         stop.set()
         thread.join()
-
-
-def _start(space: Workspace, *arguments: str) -> subprocess.Popen[bytes]:
-    with (space.folder / f"{arguments[0]}.log").open("ab") as log:
-        return subprocess.Popen([*KB, *arguments], env=dict(space.env), cwd=space.folder, stdout=log, stderr=log)
 
 
 def _ended(space: Workspace, process: subprocess.Popen[bytes]) -> None:

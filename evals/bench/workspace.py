@@ -41,6 +41,11 @@ class Workspace:
         """One `kb` command, measured as a whole process."""
         return measure([*KB, *arguments], env={**self.env, **(env or {})}, cwd=self.folder, accept=accept)
 
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """A `kb` command that goes on beside this process; what it says goes to a file named after it."""
+        with (self.folder / f"{arguments[0]}.log").open("ab") as log:
+            return subprocess.Popen([*KB, *arguments], env=dict(self.env), cwd=self.folder, stdout=log, stderr=log)
+
     def json(self, *arguments: str | Path, accept: Sequence[int] = (0,)) -> Any:
         """What a `kb ... --json` command answers."""
         return json.loads(self.kb(*arguments, "--json", accept=accept).stdout)

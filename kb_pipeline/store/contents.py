@@ -30,7 +30,6 @@ class StoredText:
     content: Content
     doc_id: str
     ordinal: int
-    uri: str
 
 
 def column(version: int) -> sql.Identifier:
@@ -167,15 +166,13 @@ def texts_lacking(
     Each batch is a statement of its own: no snapshot is held between them, and a vector written meanwhile is seen.
     """
     query = sql.SQL(
-        "SELECT c.fingerprint, c.context, c.body, c.tokens, coalesce(p.doc_id, ''), coalesce(p.ordinal, 0), "
-        "coalesce(d.uri, '') "
+        "SELECT c.fingerprint, c.context, c.body, c.tokens, coalesce(p.doc_id, ''), coalesce(p.ordinal, 0) "
         "FROM (SELECT fingerprint, context, body, tokens FROM kb.contents WHERE tenant_id = %(tenant)s "
         "AND fingerprint > %(after)b AND orphaned_at IS NULL AND {column} IS NULL ORDER BY fingerprint LIMIT "
         "%(rows)s) AS c "
         "LEFT JOIN LATERAL (SELECT doc_id, ordinal FROM kb.chunks WHERE tenant_id = %(tenant)s AND fingerprint = "
         "c.fingerprint "
-        "ORDER BY doc_id, ordinal LIMIT 1) AS p ON true "
-        "LEFT JOIN kb.documents d ON d.tenant_id = %(tenant)s AND d.doc_id = p.doc_id ORDER BY c.fingerprint"
+        "ORDER BY doc_id, ordinal LIMIT 1) AS p ON true ORDER BY c.fingerprint"
     ).format(column=column(version))
     after = b""
     while True:

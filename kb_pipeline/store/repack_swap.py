@@ -82,9 +82,9 @@ def swap(conn: Connection[TupleRow], copy: Copy, indexes: list[LeafIndex]) -> tu
     try:
         with conn.transaction():
             conn.execute("SET LOCAL lock_timeout = '2s'")
-            for table in (parent, leaf):
-                conn.execute(sql.SQL("LOCK TABLE ONLY {} IN SHARE ROW EXCLUSIVE MODE").format(table))
+            conn.execute(sql.SQL("LOCK TABLE ONLY {} IN SHARE ROW EXCLUSIVE MODE").format(parent))
             began = time.monotonic()
+            conn.execute(sql.SQL("LOCK TABLE ONLY {} IN SHARE ROW EXCLUSIVE MODE").format(leaf))
             while catch_up(conn, copy, rows=50):
                 if time.monotonic() - began > WRITERS_WAIT_S / 2:
                     raise _NotNow
