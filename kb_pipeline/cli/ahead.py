@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
 from kb_pipeline.errors import KbError
+from kb_pipeline.processes import end_with_parent
 from kb_pipeline.session import Session
 
 STAGES = ("documents", "chunks", "fingerprints")
@@ -36,9 +38,7 @@ class StagesAhead:
         # opens connections of its own and leaves by os._exit, so it never touches the parent's.
         context = get_context("fork")
         self._results, sender = context.Pipe(duplex=False)
-        self._process = context.Process(
-            target=_run, args=(session, tenant_id, run_id, self.stages, op_config, sender), daemon=True
-        )
+        self._process = context.Process(target=_run, args=(session, tenant_id, run_id, self.stages, op_config, sender))
         self._sender = sender
 
     def __enter__(self) -> Self:
@@ -74,23 +74,14 @@ def _run(
     op_config: Mapping[str, Mapping[str, Any]],
     sender: Connection,
 ) -> None:
-    _end_with_parent()
+    from kb_pipeline.stages.chunk_units import cores
+
+    end_with_parent()
     for asset in stages:
         try:
             stage = import_module(f"kb_pipeline.stages.{asset}")
-            sender.send((asset, stage.run(session.stage(tenant_id, run_id), **op_config.get(asset, {}))))
+            context = replace(session.stage(tenant_id, run_id), processes=cores())
+            sender.send((asset, stage.run(context, **op_config.get(asset, {}))))
         except Exception as error:
             sender.send((asset, error if isinstance(error, KbError) else KbError(f"{type(error).__name__}: {error}")))
             return
-
-
-def _end_with_parent() -> None:
-    """A killed parent lets go of the tenant's lock, so nothing may go on here: the kernel kills this process too."""
-    import ctypes
-    import os
-    import signal
-
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() == 1:
-        os._exit(1)

@@ -58,6 +58,8 @@ class StageContext:
     staging: Staging
     run_id: str
     progress: Progress
+    processes: int = 1
+    """How many a stage may work with. More than one where it may fork: not beside the threads of a Dagster run."""
 
     @property
     def tenant_id(self) -> str:

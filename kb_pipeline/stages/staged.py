@@ -177,6 +177,17 @@ def to_arrow(batch: StagedBatch, *, with_status: bool) -> pa.RecordBatch:
     return batch_type.from_arrays(arrays, schema=schema)
 
 
+def with_gone(batch: pa.RecordBatch | None, gone: list[str]) -> pa.RecordBatch:
+    """A batch of `chunks` with documents that leave behind its rows; those alone without one."""
+    import pyarrow as pa
+
+    leaving = to_arrow(StagedBatch(gone=gone), with_status=False)
+    if batch is None:
+        return leaving
+    table: Any = pa.Table
+    return table.from_batches([batch, leaving]).combine_chunks().to_batches()[0]
+
+
 def from_arrow(arrow: pa.RecordBatch) -> StagedBatch:
     """What `to_arrow` wrote."""
     batch: Any = arrow
