@@ -76,6 +76,16 @@ def test_the_command_line_names_the_same_chain() -> None:
     assert jobs == ASSETS == CHAIN
 
 
+def test_a_part_of_the_chain_has_the_checks_of_the_job_and_not_the_slow_ones() -> None:
+    from kb_pipeline.cli.execute import part
+    from kb_pipeline.definitions import defs
+
+    job = part(defs().resolve_job_def("kb_run"), CHAIN[:4])
+    layer = job.asset_layer
+    assert {key.to_user_string() for key in layer.selected_asset_keys} == set(CHAIN[:4])
+    assert {check.name for check in layer.asset_graph.asset_check_keys} == {"embeddings_complete"}
+
+
 def test_workspace_and_project_name_the_same_location() -> None:
     import tomllib
 

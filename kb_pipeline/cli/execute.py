@@ -62,7 +62,7 @@ def execute(
 
         fail_dead_runs(instance)
         add_tenants(instance, [tenant_id])
-        job = _part(defs().resolve_job_def(job_name), assets)
+        job = part(defs().resolve_job_def(job_name), assets)
         with active(session, tenant_id, ahead):
             try:
                 result = job.execute_in_process(
@@ -106,7 +106,7 @@ def _kept_for_good() -> Generator[None]:
             gc.enable()
 
 
-def _part(job: dg.JobDefinition, assets: tuple[str, ...]) -> dg.JobDefinition:
+def part(job: dg.JobDefinition, assets: tuple[str, ...]) -> dg.JobDefinition:
     """The job for these assets and the checks it has for them. `execute_in_process(asset_selection=...)` would add the
     checks the job leaves out: those of Great Expectations, seconds of import and 150 MB.
     """
