@@ -102,9 +102,12 @@ def test_recovers_from_a_killed_server(short_home: Path) -> None:
         assert connection.execute("SELECT tenant_id FROM kb.tenants").fetchall() == [("kept",)]
 
 
-def test_a_stale_pid_file_that_names_another_program(short_home: Path) -> None:
+@pytest.mark.parametrize("command", [["sleep", "60"], ["true"]], ids=["running", "ended, and not waited for"])
+def test_stale_lock_files_that_name_another_program(short_home: Path, command: list[str]) -> None:
     finish(opened(start(WAIT)))
-    bystander = subprocess.Popen(["sleep", "60"], **({"user": "pgserver"} if os.geteuid() == 0 else {}))
+    bystander = subprocess.Popen(command, **({"user": "pgserver"} if os.geteuid() == 0 else {}))
+    if command == ["true"]:
+        os.waitid(os.P_PID, bystander.pid, os.WEXITED | os.WNOWAIT)
     try:
         pgdata = short_home / "pg"
         lines = [
@@ -118,9 +121,10 @@ def test_a_stale_pid_file_that_names_another_program(short_home: Path) -> None:
             "ready   ",
         ]
         (pgdata / "postmaster.pid").write_text("\n".join(lines) + "\n")
+        (cluster.socket_dir(pgdata) / ".s.PGSQL.5432.lock").write_text("\n".join(lines) + "\n")
         with open_database().connect("owner") as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)
-        assert bystander.poll() is None
+        assert command == ["true"] or bystander.poll() is None
     finally:
         bystander.kill()
         bystander.wait()

@@ -56,6 +56,10 @@ def made_with(pgdata: Path) -> int | None:
         return None
 
 
+_STILL_ENDING = ("pre-existing shared memory block", "already exists")
+"""What the log says, as to shared memory and lock files, while a killed server is on its way out."""
+
+
 def socket_dir(pgdata: Path) -> Path:
     """Folder of the Unix socket: the data folder, or one under /tmp where that path is too long or odd for a socket."""
     path = str(pgdata)
@@ -120,7 +124,7 @@ def start(pgdata: Path, major: int) -> None:
         # Containers often have 64 MB there, and a parallel HNSW build keeps its whole graph in shared memory.
         settings.append("dynamic_shared_memory_type=sysv")
     options = " ".join(f"-c {shlex.quote(setting)}" for setting in settings)
-    _drop_stale_pid_file(pgdata)
+    _drop_stale_locks(pgdata)
     arguments = ("-w", "-t", str(_START_LIMIT_S), "-D", str(pgdata), "-l", str(logfile), "-o", options, "start")
     deadline = time.monotonic() + 30
     while True:
@@ -128,9 +132,11 @@ def start(pgdata: Path, major: int) -> None:
             return run(major, "pg_ctl", *arguments, cwd=pgdata)
         except subprocess.CalledProcessError as error:
             tail = _tail(logfile)
-            # Backends of a killed postmaster need a moment to notice and to let the shared memory go.
-            if "pre-existing shared memory block" in tail[-600:] and time.monotonic() < deadline:
+            # A killed postmaster may still be on its way out, and its backends need a moment to notice and to let the
+            # shared memory go.
+            if any(said in tail[-600:] for said in _STILL_ENDING) and time.monotonic() < deadline:
                 time.sleep(0.2)
+                _drop_stale_locks(pgdata)
                 continue
             raise KbError(
                 f"the embedded Postgres did not start in {pgdata}: {error.stderr.strip()}\nend of {logfile}:\n{tail}"
@@ -166,27 +172,38 @@ def _answers(path: Path) -> bool:
     return True
 
 
-def _drop_stale_pid_file(pgdata: Path) -> None:
-    """Removes a pid file whose number now belongs to some other program (usual after a container restart).
+def _drop_stale_locks(pgdata: Path) -> None:
+    """Removes lock files whose process number now belongs to some other program (usual after a container restart), or
+    to a killed server that nobody has waited for (usual where process 1 of a container reaps no children).
 
-    Postgres removes one itself when no such process exists, and would refuse to start when one does. A second server
+    Postgres removes them itself when no such process exists, and would refuse to start when one does. A second server
     cannot come of this: the shared memory of a living one still keeps it out.
     """
-    number = pid(pgdata)
-    if number is None:
-        return
     import psutil
 
+    for lock in (pgdata / "postmaster.pid", socket_dir(pgdata) / f"{_SOCKET}.lock"):
+        number = _number_in(lock)
+        if number is None:
+            continue
+        try:
+            process = psutil.Process(number)
+            dead = process.status() == psutil.STATUS_ZOMBIE
+            ours = not dead and "postgres" in process.name() and str(pgdata) in process.cmdline()
+        except psutil.NoSuchProcess:
+            continue
+        except psutil.AccessDenied:
+            ours = True
+        if not ours:
+            log.warning("removing the stale %s: process %s is not the server of %s", lock, number, pgdata)
+            lock.unlink(missing_ok=True)
+
+
+def _number_in(lock: Path) -> int | None:
     try:
-        process = psutil.Process(number)
-        ours = "postgres" in process.name() and str(pgdata) in process.cmdline()
-    except psutil.NoSuchProcess:
-        return
-    except psutil.AccessDenied:
-        ours = True
-    if not ours:
-        log.warning("removing the stale postmaster.pid in %s: process %s is not its server", pgdata, number)
-        (pgdata / "postmaster.pid").unlink(missing_ok=True)
+        first = lock.read_text().splitlines()[0].strip()
+    except (OSError, IndexError):
+        return None
+    return int(first) if first.isdigit() else None
 
 
 def _locales(major: int) -> list[Sequence[str]]:
