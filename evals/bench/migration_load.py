@@ -196,6 +196,7 @@ def _tell(
             windows.setdefault(int(one.due // WINDOW_S), []).append(recall(one))
     lowest = min((sum(values) / len(values), len(values)) for values in windows.values() if len(values) >= K)
     print(f"contents: {space.query('SELECT contents FROM kb.tenants')[0][0]:,}; searches: {len(done):,}")
+    print("index builds: " + ", ".join(f"{end - begin:.1f} s" for begin, end in builds))
     for one in failed[:3]:
         print(f"failed: {one.failed}")
     ratio("failed searches", len(failed), limit=0)

@@ -53,6 +53,8 @@ class Retriever:
         self._max_connections = max_connections
         self._serving: dict[str, _Serving] = {}
         self._configs: dict[str, TenantConfig] = {}
+        self._embedders: dict[str, Embedder] = {}
+        self._making: dict[str, threading.Lock] = {}
         self._bridges = Bridges()
         self._lock = threading.Lock()
 
@@ -77,12 +79,25 @@ class Retriever:
         if serving is None:
             with self._pool.connection() as conn:
                 serving = self._follow(tenant, live_embedder(conn, tenant))
+        vector = self._question(tenant, serving, query)
+        self._serving.setdefault(tenant, serving)
         for _ in range(3):
-            vector = self._question(tenant, serving, query)
             answer = self._search(tenant, serving.version, vector, k, where, ef_search, profile, lenient=False)
             if not isinstance(answer, Moved):
                 return answer
-            serving = self._follow(tenant, answer)
+            making = self._making.setdefault(tenant, threading.Lock())
+            if not making.acquire(blocking=False):
+                # Another thread loads the new model now. What was live a moment ago is in soak, and answers meanwhile.
+                before = self._search(tenant, serving.version, vector, k, where, ef_search, profile, lenient=True)
+                if not isinstance(before, Moved):
+                    return before
+                making.acquire()
+            try:
+                serving = self._follow(tenant, answer)
+                vector = self._question(tenant, serving, query)
+                self._serving[tenant] = serving  # only now that its model is loaded
+            finally:
+                making.release()
         raise NotLive(f"what tenant {tenant!r} serves changed three times during one search: search again")
 
     def search_vector(
@@ -224,14 +239,18 @@ class Retriever:
                     if not self._config(tenant).migration.bridge:
                         raise
                     embedder = Away(EmbedderSpec(**live.embedder), error)
-                serving = self._serving[tenant] = _Serving(live.version, config, embedder)
+                serving = _Serving(live.version, config, embedder)
             return serving
 
     def _embedder(self, config: EmbedderConfig) -> Embedder:
         from kb_pipeline.embed.registry import make_embedder
 
-        same = next((one.embedder for one in self._serving.values() if one.config == config), None)
-        return same or make_embedder(config)
+        # Kept for the way back: tenants share models, and a rollback loads none again.
+        key = config.model_dump_json()
+        known = self._embedders.get(key)
+        if known is None:
+            known = self._embedders[key] = make_embedder(config)
+        return known
 
     def _config(self, tenant: str) -> TenantConfig:
         config = self._configs.get(tenant)

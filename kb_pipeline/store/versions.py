@@ -29,6 +29,8 @@ LOCK_TIMEOUT_MS = 50
 """A column change waits no longer for its lock, because every search queues behind it."""
 IN_ROW_BYTES = 1100
 """Vectors of the first column up to this size stay in the table's rows; all others go to TOAST."""
+PATIENT_S, PATIENT_MS = 30.0, 250
+"""After so long in vain a column change waits longer for each try: on a busy machine searches take more than 50 ms."""
 GIVE_UP_S = 120.0
 """How long a column change is tried before the run says that somebody holds the table."""
 
@@ -121,13 +123,16 @@ def ensure_version(db: Database, tenant_id: str, spec: EmbedderSpec) -> Version:
 def alter_columns(conn: Connection[TupleRow], change: Callable[[], T], *, give_up_s: float = GIVE_UP_S) -> T:
     """Carry out a column change of `kb.contents` in one transaction, tried until its lock is got. Hold the build lock.
 
-    Each try waits 50 ms at most, then lets the searches behind it go on. Raises `KbError` after `give_up_s`.
+    Each try waits 50 ms at most (after half a minute 250), then lets the searches behind it go on. Raises `KbError`
+    after `give_up_s`.
     """
-    deadline = time.monotonic() + give_up_s
+    began = time.monotonic()
+    deadline = began + give_up_s
     while True:
+        wait_ms = LOCK_TIMEOUT_MS if time.monotonic() - began < PATIENT_S else PATIENT_MS
         try:
             with conn.transaction():
-                conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(LOCK_TIMEOUT_MS))
+                conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(wait_ms))
                 return change()
         except LockNotAvailable as error:
             if time.monotonic() > deadline:
