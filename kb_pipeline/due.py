@@ -111,7 +111,8 @@ def preview(session: Session, tenant_id: str) -> dict[str, Any]:
     with session.db.connect("writer", tenant_id, autocommit=True) as conn:
         actual = actual_state(conn, tenant_id)
     change = found.change_set
-    came, gone = change.texts_to_embed - change.backfill_texts, change.contents_removed
+    came = change.texts_to_embed - change.backfill_texts + change.texts_at_hand - change.backfill_at_hand
+    gone = change.contents_removed
     after = replace(
         actual,
         contents=actual.contents + came - gone,
@@ -140,6 +141,7 @@ def preview(session: Session, tenant_id: str) -> dict[str, Any]:
             "removed": change.chunks_removed,
         },
         "texts_to_embed": change.texts_to_embed,
+        "texts_at_hand": change.texts_at_hand,
         "tokens_to_embed": change.tokens_to_embed,
         "cost_usd": lanes.sync_usd,
         "cost_batch_usd": lanes.batch_usd,

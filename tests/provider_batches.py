@@ -155,6 +155,7 @@ class Desk:
             job["output_file_id"] = self._file("output.jsonl", b"\n".join(good) + b"\n", "batch_output")["id"]
         if bad:
             job["error_file_id"] = self._file("errors.jsonl", b"\n".join(bad) + b"\n", "batch_output")["id"]
+        job["request_counts"] = {"total": len(lines), "completed": len(good), "failed": len(bad)}
         job["status"] = status
 
 

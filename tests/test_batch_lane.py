@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from batch_world import PARAGRAPHS, Killed, batch_world, kill_at, pending, require_done, settings
 from provider_server import KEY, AnswerLost, ProviderServer
 from stage_world import World, page
 
-from kb_pipeline.errors import BatchesPending, BudgetExceeded, EmbedderError, ProviderUnavailable
+from kb_pipeline.errors import BudgetExceeded, EmbedderError, ProviderUnavailable
 from kb_pipeline.stages.batch_lane import BatchLane
 from kb_pipeline.store import batches
 from kb_pipeline.store.database import Database
-
-PARAGRAPHS = [f"Paragraph {number} says something that no other says, at some length." for number in range(30)]
-
-
-class Killed(BaseException):
-    """Stands for `kill -9`: nothing of ours catches it."""
 
 
 @pytest.fixture
@@ -31,67 +25,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProviderServer]:
 
 @pytest.fixture
 def world(db: Database, tmp_path: Path, server: ProviderServer) -> World:
-    made = World(db, tmp_path, sections={"embedder": settings(server), "chunking": {"max_tokens": 24}})
-    with db.connect("owner") as conn:
-        conn.execute("INSERT INTO kb.tenants (tenant_id) VALUES ('world') ON CONFLICT DO NOTHING")
-    made.write({f"{at}.md": page(f"Title {at}", PARAGRAPHS[at * 3 : at * 3 + 3]) for at in range(10)})
-    return made
-
-
-def settings(server: ProviderServer, **options: object) -> dict[str, Any]:
-    """[embedder] for the server, in the batch lane."""
-    return {
-        "provider": "openai",
-        "model": "text-embedding-3-small",
-        "dims": 16,
-        "base_url": server.url,
-        "api_key_env": "KB_TEST_EMBED_KEY",
-        "lane": "batch",
-        "max_wait_s": 5.0,
-        **options,
-    }
-
-
-def pending(world: World) -> str:
-    """Run, and expect the provider to be at it."""
-    with pytest.raises(BatchesPending) as caught:
-        world.run()
-    return str(caught.value)
-
-
-def kill_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, *, before: bool = True, after: int = 0) -> None:
-    """The next run dies at this function, before it or when it is done."""
-    original: Callable[..., Any] = getattr(owner, name)
-    calls = 0
-
-    def dying(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls <= after:
-            return original(*args, **kwargs)
-        if not before:
-            original(*args, **kwargs)
-        raise Killed
-
-    monkeypatch.setattr(owner, name, dying)
-
-
-def require_done(world: World, server: ProviderServer, *, texts: int = 30) -> None:
-    """Everything is indexed, and every text was paid for exactly once, at half the price."""
-    assert server.ledger.paid_twice() == 0
-    assert len(server.ledger.batch_texts) == len(server.ledger.paid_texts) == texts
-    assert server.ledger.requests == 0
-    assert world.one("SELECT count(*) FROM kb.documents WHERE tenant_id = %(t)s") == 10
-    assert world.one("SELECT count(*) FROM kb.contents WHERE embedding_v1 IS NULL") == 0
-    rows = world.query("SELECT lane, sum(texts)::int, sum(tokens)::int, sum(usd)::float8 FROM kb.spend GROUP BY lane")
-    spent = {lane: (count, tokens, usd) for lane, count, tokens, usd in rows if count}
-    assert spent.keys() == {"batch"}
-    count, tokens, usd = spent["batch"]
-    assert (count, tokens) == (texts, server.ledger.paid_tokens)
-    assert usd == pytest.approx(tokens * 0.02 / 1e6 / 2)
-    assert world.query("SELECT FROM kb.batch_items") == []
-    assert world.query("SELECT FROM kb.vector_bank") == []
-    world.require_true_counters()
+    return batch_world(db, tmp_path, server)
 
 
 def test_documents_wait_until_their_job_is_collected(world: World, server: ProviderServer) -> None:
@@ -290,3 +224,7 @@ def test_a_server_without_a_batch_api_says_so(world: World, server: ProviderServ
     server.desk.handle = none  # type: ignore[method-assign]
     with pytest.raises(EmbedderError, match='embedder.lane = "sync"'):
         world.run()
+    world.sections["embedder"] = settings(server, lane="sync")
+    with pytest.raises(ProviderUnavailable, match="batch job 1 is lost"):
+        world.run()
+    assert world.run().embeddings.documents_committed == 10

@@ -44,6 +44,8 @@ def test_what_was_exported_is_taken_in_place_of_the_embedder(db: Database, tmp_p
     file = tmp_path / "vectors.parquet"
     assert export_vectors(db, first.context().tenant, file, model=None) == texts
     assert import_vectors(db, second.context().tenant, file, model="m1") == texts
+    planned = second.run_until_fingerprints()
+    assert (planned.texts_to_embed, planned.texts_at_hand, planned.cost_usd) == (0, texts, 0.0)
     assert sent(second.run) == []
     assert second.query("SELECT FROM kb.vector_bank") == []
     query = "SELECT fingerprint, embedding_v1::text FROM kb.contents WHERE tenant_id = %(t)s ORDER BY 1"
@@ -62,6 +64,8 @@ def test_a_vector_is_found_by_text_or_by_fingerprint(db: Database, tmp_path: Pat
     import_vectors(
         db, world.context().tenant, write(tmp_path / "b.parquet", {"fingerprint": keys, "vector": vectors}), model="m1"
     )
+    planned = world.run_until_fingerprints()
+    assert (planned.texts_to_embed, planned.texts_at_hand) == (2, 4)
     found = sent(world.run)
     assert sorted(found) == sorted(f"# Title\n\n{PARAGRAPHS[at]}" for at in (0, 3))
     assert world.one("SELECT sum(texts)::int FROM kb.spend") == 2

@@ -22,7 +22,7 @@ def purge(
 
     from kb_pipeline.errors import ConfigError
     from kb_pipeline.session import one_tenant, open_session
-    from kb_pipeline.store.erase import purge_document
+    from kb_pipeline.stages.purging import purge as purge_document
     from kb_pipeline.store.locks import tenant_lock
 
     session = open_session(config)
@@ -34,10 +34,12 @@ def purge(
         session.db.connect("owner", autocommit=True) as conn,
     ):
         erased = purge_document(conn, tenant_id, doc, session.staging())
-    if not erased.documents:
+    if not erased.documents and not erased.waiting:
         raise ConfigError(f"tenant {tenant_id} has no document {doc!r}")
     if as_json:
         print_json(asdict(erased))
     else:
         print(f"erased {doc}: {erased.chunks:,} chunks, {erased.contents:,} texts that no other document has")
+        if erased.waiting:
+            print(f"{erased.waiting:,} texts of a form that waits for its vectors are forgotten too")
         print("a source that still lists it brings it back: add it to [tenants.NAME] ignore, or to .kbignore")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kb_pipeline.config.schema import EmbedderConfig
+from kb_pipeline.embed.batch_lines import whole_lines
 from kb_pipeline.embed.faults import Fault, Kind, of_transport, understand
 from kb_pipeline.embed.openai import access
 from kb_pipeline.errors import EmbedderError, ProviderUnavailable
@@ -37,6 +38,12 @@ class JobState:
     error_file_id: str | None
     detail: str
     """Why it failed; empty when it did not."""
+    completed: int
+    """Texts with a result, as far as the provider tells: lines of its output file."""
+
+
+class NotThere(EmbedderError):
+    """The provider knows nothing of a file or a job, or has no Batch API."""
 
 
 class BatchApi:
@@ -69,13 +76,13 @@ class BatchApi:
         return self._call(look)
 
     def upload(self, path: Path, key: str, *, since: float) -> str:
-        """Upload the requests; the file's id. A file whose answer was lost is found, not sent again."""
+        """Upload the requests of a new job; the file's id. A file whose answer was lost is found, not sent again."""
 
         def send() -> str:
             with path.open("rb") as lines:
                 return self._client.files.create(file=(_name(key), lines), purpose="batch").id
 
-        return self._call(send, first=lambda: self.find_file(key, since=since))
+        return self._call(send, known=lambda: self.find_file(key, since=since), fresh=True)
 
     def find_job(self, key: str, *, since: float) -> JobState | None:
         """The job of this key, if the provider has one."""
@@ -87,8 +94,11 @@ class BatchApi:
         found = self._call(look)
         return self.poll(found) if found else None
 
-    def submit(self, file_id: str, key: str, *, since: float) -> JobState:
-        """Start the job, unless the provider has it already: looked up before every attempt, so none is paid twice."""
+    def submit(self, file_id: str, key: str, *, since: float, fresh: bool) -> JobState:
+        """Start the job, unless the provider has it already: looked up before every attempt, so none is paid twice.
+
+        `fresh`: nobody can have started it yet, so the first attempt needs no look.
+        """
 
         def start() -> JobState:
             return _state(
@@ -100,18 +110,22 @@ class BatchApi:
                 )
             )
 
-        return self._call(start, first=lambda: self.find_job(key, since=since))
+        return self._call(start, known=lambda: self.find_job(key, since=since), fresh=fresh)
 
     def poll(self, batch_id: str) -> JobState:
         """How the job stands."""
         return self._call(lambda: _state(self._client.batches.retrieve(batch_id)))
 
-    def download(self, file_id: str, path: Path) -> None:
-        """Write a result file to `path`, as it streams in."""
+    def download(self, file_id: str, path: Path, *, lines: int = 0, whole: bool = True) -> None:
+        """Write a result file to `path`, as it streams in. `whole`: one that is cut off, or has fewer than so many
+        `lines`, is asked for again.
+        """
 
         def fetch() -> None:
             with self._client.files.with_streaming_response.content(file_id) as answer:
                 answer.stream_to_file(path)
+            if whole and whole_lines(path) < lines:
+                raise Fault(Kind.SPOILT, f"the result file {file_id} is cut off")
 
         self._call(fetch)
 
@@ -124,8 +138,10 @@ class BatchApi:
                 except (EmbedderError, ProviderUnavailable) as error:
                     log.warning("file %s stays at the provider: %s", file_id, error)
 
-    def _call(self, action: Callable[[], T], *, first: Callable[[], T | None] | None = None) -> T:
-        """Do it, again where that helps. `first` is asked before each attempt; what it finds is the answer."""
+    def _call(self, action: Callable[[], T], *, known: Callable[[], T | None] | None = None, fresh: bool = False) -> T:
+        """Do it, again where that helps. `known` is asked before each attempt (`fresh`: each further one); what it
+        finds is the answer.
+        """
         from tenacity import Retrying, retry_if_exception, stop_after_attempt
         from tenacity.wait import wait_random_exponential
 
@@ -134,9 +150,13 @@ class BatchApi:
                 return False
             return (error.retry_after_s or 0.0) <= min(30.0, self._config.max_wait_s)
 
+        look = not fresh
+
         def attempt() -> T:
-            known = first() if first is not None else None
-            return known if known is not None else self._once(action)
+            nonlocal look
+            found = known() if known is not None and look else None
+            look = True
+            return found if found is not None else self._once(action)
 
         retrying = Retrying(
             retry=retry_if_exception(again),
@@ -161,7 +181,7 @@ class BatchApi:
         try:
             return action()
         except openai.NotFoundError as error:
-            raise EmbedderError(
+            raise NotThere(
                 f"{where.base_url} has no Batch API, or lost what it was asked for ({error.message}): "
                 'set embedder.lane = "sync" for a server without one'
             ) from error
@@ -190,4 +210,5 @@ def _first(items: Iterable[Any], since: float, wanted: Callable[[Any], Any]) -> 
 def _state(job: Any) -> JobState:
     errors: Sequence[Any] = (job.errors.data or []) if job.errors else []
     detail = "; ".join(str(error.message) for error in errors[:3])
-    return JobState(job.id, job.status, job.output_file_id, job.error_file_id, detail)
+    completed = job.request_counts.completed if job.request_counts else 0
+    return JobState(job.id, job.status, job.output_file_id, job.error_file_id, detail, completed)

@@ -50,6 +50,22 @@ def read_lines(path: Path, spec: EmbedderSpec) -> Iterator[Line]:
                     yield line
 
 
+def whole_lines(path: Path) -> int:
+    """How many lines a result file has; -1 when the last one is no JSON, because the file was cut off on its way."""
+    from pydantic_core import from_json
+
+    last, count = b"{}", 0
+    with path.open("rb") as lines:
+        for raw in lines:
+            if raw.strip():
+                last, count = raw, count + 1
+    try:
+        from_json(last, cache_strings=False)
+    except ValueError:
+        return -1
+    return count
+
+
 def _read(raw: bytes, spec: EmbedderSpec) -> Line | None:
     from pydantic_core import from_json
 

@@ -33,7 +33,7 @@ def estimate(config: EmbedderConfig, *, texts: int, tokens: int, sync_usd: float
     known = price(spec.model, override=config.usd_per_million_tokens)
     words = ""
     if known is not None and known.usd_per_million_tokens:
-        dated = f", looked up {known.date}" if known.date else ""
+        dated = f", looked up {known.date}; usd_per_million_tokens replaces it" if known.date else ""
         words = f"${known.usd_per_million_tokens:g} per million tokens ({known.source}{dated})"
     batch = sync_usd * BATCH_FACTOR if sync_usd is not None and spec.provider == "openai" else None
     return Estimate(sync_usd, batch, _minutes(config, texts, tokens, dims=spec.dims), words)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from kb_pipeline.embed.batch_api import ENDED, BatchApi
+from kb_pipeline.embed.batch_api import ENDED, BatchApi, JobState, NotThere
 from kb_pipeline.embed.batch_lines import MAX_BYTES, MAX_INPUTS, Line, read_lines, request_line
 from kb_pipeline.embed.lane import Pending
 from kb_pipeline.embed.protocol import EmbedderSpec
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LINES = 200
+_INSISTS = timedelta(days=3)
 
 
 class BatchLane:
@@ -52,9 +54,14 @@ class BatchLane:
         forget_unused(self._conn, self._ctx.tenant_id)
         failed: list[str] = []
         for job in batches.open_jobs(self._conn, self._ctx.tenant_id):
-            failed += self._advance(job)
+            try:
+                failed += self._advance(job)
+            except NotThere as lost:
+                # nobody knows of the job any more (results are kept for a while only): it must not stop all runs
+                batches.close_job(self._conn, self._ctx.tenant_id, job.job_id, "failed", detail=str(lost))
+                failed.append(f"batch job {job.job_id} is lost: {lost}")
         if failed:
-            raise ProviderUnavailable(f"{'; '.join(failed)}. Nothing was paid; the next run submits the texts again")
+            raise ProviderUnavailable(f"{'; '.join(failed)}. The next run sends the texts without a vector again")
 
     def submit(
         self,
@@ -99,11 +106,11 @@ class BatchLane:
         )
         planned = batches.open_jobs(self._conn, self._ctx.tenant_id)[-1]
         file_id = self._api(planned).upload(file, planned.key, since=planned.created_at.timestamp())
-        self._uploaded(planned, file_id)
+        self._uploaded(planned, file_id, fresh=True)
 
-    def _uploaded(self, job: Job, file_id: str) -> None:
+    def _uploaded(self, job: Job, file_id: str, *, fresh: bool = False) -> None:
         batches.update_job(self._conn, self._ctx.tenant_id, job.job_id, state="uploaded", file_id=file_id)
-        state = self._api(job).submit(file_id, job.key, since=job.created_at.timestamp())
+        state = self._api(job).submit(file_id, job.key, since=job.created_at.timestamp(), fresh=fresh)
         self._submitted(job, state.batch_id, state.status)
 
     def _submitted(self, job: Job, batch_id: str, status: str) -> None:
@@ -123,7 +130,7 @@ class BatchLane:
         elif job.state == "uploaded":
             self._uploaded(job, str(job.file_id))
         elif job.state == "ended":
-            self._collect(job, job.output_file_id, job.error_file_id)
+            self._collect(job, self._api(job).poll(str(job.batch_id)))
         else:
             now = self._api(job).poll(str(job.batch_id))
             ended = now.status in ENDED
@@ -142,22 +149,24 @@ class BatchLane:
                 why = now.detail or "no reason given"
                 return [f"the provider refused batch job {job.job_id} ({now.batch_id}): {why}"]
             if ended:
-                self._collect(job, now.output_file_id, now.error_file_id)
+                self._collect(job, now)
         return []
 
-    def _collect(self, job: Job, output_file_id: str | None, error_file_id: str | None) -> None:
+    def _collect(self, job: Job, state: JobState) -> None:
         api = self._api(job)
-        for file_id in (output_file_id, error_file_id):
+        for file_id, count in ((state.output_file_id, state.completed), (state.error_file_id, 0)):
             if file_id is None:
                 continue
             with tempfile.TemporaryDirectory(prefix="kb-batch-") as folder:
                 path = Path(folder) / "result.jsonl"
-                api.download(file_id, path)
+                # a file that stays cut off for days is taken as it is: what it lacks is sent again
+                insists = datetime.now(UTC) - job.created_at < _INSISTS
+                api.download(file_id, path, lines=count, whole=insists)
                 lines = read_lines(path, job.spec)
                 while group := list(islice(lines, _LINES)):
                     self._keep(job, group)
         batches.close_job(self._conn, self._ctx.tenant_id, job.job_id, "collected")
-        api.forget([job.file_id, output_file_id, error_file_id])
+        api.forget([job.file_id, state.output_file_id, state.error_file_id])
 
     def _keep(self, job: Job, lines: Sequence[Line]) -> None:
         """Some results and what they cost, in one transaction; those that are kept already are passed over."""
@@ -167,10 +176,11 @@ class BatchLane:
             waiting = batches.waiting_items(self._conn, tenant_id, job.job_id, list(by_text))
             got = [one for one in waiting if by_text[one].vector is not None]
             refused = [one for one in waiting if by_text[one].vector is None]
-            billed = [(by_text[one].tokens, waiting[one]) for one in waiting if one in got or by_text[one].tokens]
-            if got:
-                vectors = np.stack([np.asarray(by_text[one].vector, np.float32) for one in got])
-                put_vectors(self._conn, tenant_id, job.space, "batch", got, vectors)
+            billed = [(by_text[one].tokens, waiting[one][0]) for one in waiting if one in got or by_text[one].tokens]
+            kept = [one for one in got if not waiting[one][1]]
+            if kept:
+                vectors = np.stack([np.asarray(by_text[one].vector, np.float32) for one in kept])
+                put_vectors(self._conn, tenant_id, job.space, "batch", kept, vectors)
             tokens = sum(counted if told is None else told for told, counted in billed)
             if billed:
                 add_spend(

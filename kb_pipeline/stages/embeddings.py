@@ -14,9 +14,7 @@ from kb_pipeline.stages.apply import apply_change_set
 from kb_pipeline.stages.context import StageContext
 from kb_pipeline.stages.embedding import Embedding
 from kb_pipeline.stages.purse import Purse
-from kb_pipeline.stages.wanted import Wanted, usd, wanted_versions
-from kb_pipeline.store.bank import has_vectors, space_key
-from kb_pipeline.store.batches import open_jobs
+from kb_pipeline.stages.wanted import usd, wanted_versions
 from kb_pipeline.store.contents import settle_contents, unproven_chunks
 from kb_pipeline.store.dead_letters import count_dead_letters
 from kb_pipeline.store.spend import spent
@@ -103,7 +101,7 @@ def run(ctx: StageContext, *, max_cost: float | None = None) -> EmbeddingsSummar
         try:
             batches.settle()
             purse.look_again()
-            _require_budget(ctx, conn, purse, wanted, change_set.summary)
+            _require_budget(ctx, purse, change_set.summary)
             embedding.cast()
             embedding.embed_change_set(change_set)
             if done.waiting:
@@ -157,20 +155,15 @@ def run(ctx: StageContext, *, max_cost: float | None = None) -> EmbeddingsSummar
     )
 
 
-def _require_budget(
-    ctx: StageContext, conn: Connection[TupleRow], purse: Purse, wanted: Wanted, summary: dict[str, Any]
-) -> None:
-    """Refuse to start when everything would cost too much. Where part of it is here or paid for already, only what is
-    sent is counted, batch by batch.
+def _require_budget(ctx: StageContext, purse: Purse, summary: dict[str, Any]) -> None:
+    """Refuse to start when everything would cost too much. Where other tenants may have part of it, only what is sent
+    is counted, batch by batch.
     """
     texts = summary.get("texts_to_embed", 0)
     if not texts:
         return
-    supplied = ctx.tenant.embedder.share_across_tenants or any(
-        has_vectors(conn, ctx.tenant_id, space_key(space.spec)) for space in wanted.spaces
-    )
     part = BATCH_FACTOR if lane_for(ctx.tenant.embedder, texts) == "batch" else 1.0
-    estimate = 0.0 if supplied or open_jobs(conn, ctx.tenant_id) else summary.get("cost_usd", 0.0) * part
+    estimate = 0.0 if ctx.tenant.embedder.share_across_tenants else summary.get("cost_usd", 0.0) * part
     purse.require(estimate, price_known=summary.get("price_known", True))
 
 

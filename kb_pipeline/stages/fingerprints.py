@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from kb_pipeline.fingerprint import embedded_text
 from kb_pipeline.planner.diff import diff_chunks
 from kb_pipeline.stages.context import StageContext
 from kb_pipeline.stages.staged import StagedBatch, chunks_schema, from_arrow, to_arrow
-from kb_pipeline.stages.wanted import Wanted, price_known, usd, wanted_versions
+from kb_pipeline.stages.wanted import Space, Wanted, price_known, usd, wanted_versions
 from kb_pipeline.staging import OutputWriter
+from kb_pipeline.store.bank import at_hand, has_vectors, lacking_at_hand, space_key, text_key
+from kb_pipeline.store.batches import has_items
 from kb_pipeline.store.contents import count_lacking, known_contents, outside_use
 from kb_pipeline.store.documents import count_places, places_of
 from kb_pipeline.store.stage_outputs import register, usable
@@ -45,6 +48,10 @@ class ChangeSetSummary:
     """Distinct texts, once for each version that should have them."""
     backfill_texts: int = 0
     """Of these: texts that are indexed already and lack a vector of another version."""
+    texts_at_hand: int = 0
+    """Texts that need no embedding either: their vectors are in the bank, or an open batch job brings them."""
+    backfill_at_hand: int = 0
+    """Of these: texts that are indexed already."""
     tokens_to_embed: int = 0
     cost_usd: float = 0.0
     """In the sync lane."""
@@ -90,6 +97,8 @@ class Tally:
 
     texts: list[Texts]
     """Of each space that is wanted."""
+    at_hand: list[Texts]
+    """Those whose vectors need not be asked for."""
     documents: int = 0
     new: int = 0
     reused: int = 0
@@ -128,20 +137,46 @@ def compare_chunks(
     """Write the chunks with a status each. Changes nothing in Postgres."""
     started = time.perf_counter()
     wanted = wanted_versions(conn, ctx.tenant_id, ctx.tenant.embedder)
-    tally = Tally([Texts() for _ in wanted.spaces])
+    tally = Tally([Texts() for _ in wanted.spaces], [Texts() for _ in wanted.spaces])
+    supplied = _supplied(conn, ctx.tenant_id, wanted)
     task = ctx.progress.task("fingerprints", None, "chunks")
     try:
         for arrow in ctx.staging.read(chunks_url):
             batch = from_arrow(arrow)
             _compare(conn, ctx.tenant_id, batch, tally)
-            for space, texts in zip(wanted.spaces, tally.texts, strict=True):
-                texts.add(batch, outside_use(conn, ctx.tenant_id, list(set(batch.chunks.fingerprint)), space.numbers))
+            for number, space in enumerate(wanted.spaces):
+                need = outside_use(conn, ctx.tenant_id, list(set(batch.chunks.fingerprint)), space.numbers)
+                here: set[bytes] = _at_hand(conn, ctx.tenant_id, space, batch, need) if space in supplied else set()
+                tally.texts[number].add(batch, need - here)
+                tally.at_hand[number].add(batch, here)
             writer.write(to_arrow(batch, with_status=True))
             task.advance(len(batch.chunks.ordinal))
     finally:
         task.done()
     removed = _contents_removed(ctx, conn, chunks_url, tally.dropped)
     return replace(_summary(ctx, conn, wanted, tally), contents_removed=removed, seconds=time.perf_counter() - started)
+
+
+def _supplied(conn: Connection[TupleRow], tenant_id: str, wanted: Wanted) -> list[Space]:
+    """Spaces of which vectors are in the bank or with a batch job."""
+    keys = {space: space_key(space.spec) for space in wanted.spaces}
+    return [
+        space for space, key in keys.items() if has_vectors(conn, tenant_id, key) or has_items(conn, tenant_id, key)
+    ]
+
+
+def _at_hand(
+    conn: Connection[TupleRow], tenant_id: str, space: Space, batch: StagedBatch, need: set[bytes]
+) -> set[bytes]:
+    """Those of the fingerprints whose vector is here, by fingerprint or by text, or comes with a job."""
+    chunks = batch.chunks
+    by_key = {
+        key: fingerprint
+        for fingerprint, context, body in zip(chunks.fingerprint, chunks.context, chunks.body, strict=True)
+        if fingerprint in need
+        for key in (fingerprint, text_key(embedded_text(context, body)))
+    }
+    return {by_key[key] for key in at_hand(conn, tenant_id, space_key(space.spec), list(by_key))}
 
 
 def _compare(conn: Connection[TupleRow], tenant_id: str, batch: StagedBatch, tally: Tally) -> None:
@@ -185,11 +220,17 @@ def _contents_removed(ctx: StageContext, conn: Connection[TupleRow], chunks_url:
 
 def _summary(ctx: StageContext, conn: Connection[TupleRow], wanted: Wanted, tally: Tally) -> ChangeSetSummary:
     config = ctx.tenant.embedder
-    texts = backfill = tokens = 0
+    texts = backfill = tokens = here = backfill_here = 0
     dollars = 0.0
-    for space, found in zip(wanted.spaces, tally.texts, strict=True):
+    supplied = _supplied(conn, ctx.tenant_id, wanted)
+    for space, found, supply in zip(wanted.spaces, tally.texts, tally.at_hand, strict=True):
         new, new_tokens = found.count()
         old, old_tokens = count_lacking(conn, ctx.tenant_id, space.numbers)
+        if space in supplied:
+            banked, banked_tokens = lacking_at_hand(conn, ctx.tenant_id, space_key(space.spec), space.numbers)
+            old, old_tokens = old - banked, old_tokens - banked_tokens
+            here, backfill_here = here + banked, backfill_here + banked
+        here += supply.count()[0]
         texts, backfill, tokens = texts + new + old, backfill + old, tokens + new_tokens + old_tokens
         dollars += usd(config, space.spec, new_tokens + old_tokens)
     chunks = tally.new + tally.reused
@@ -202,6 +243,8 @@ def _summary(ctx: StageContext, conn: Connection[TupleRow], wanted: Wanted, tall
         chunks_removed=tally.removed,
         texts_to_embed=texts,
         backfill_texts=backfill,
+        texts_at_hand=here,
+        backfill_at_hand=backfill_here,
         tokens_to_embed=tokens,
         cost_usd=dollars,
         price_known=price_known(config, [space.spec for space in wanted.spaces]),

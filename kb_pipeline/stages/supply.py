@@ -13,7 +13,7 @@ from kb_pipeline.embed.protocol import Vectors
 from kb_pipeline.stages.context import StageContext
 from kb_pipeline.stages.wanted import Space
 from kb_pipeline.store.bank import drop_vectors, find_vectors, has_vectors, shared_vectors, space_key, text_key
-from kb_pipeline.store.batches import has_items, items_of
+from kb_pipeline.store.batches import has_items, items_of, remember_items
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -55,6 +55,8 @@ class Supply:
             waiting = [one for one, refused in items.items() if not refused and one not in found]
             self.refused.update(fingerprint for fingerprint, refused in items.items() if refused)
             self.waiting += len(waiting)
+            if waiting:
+                remember_items(self._conn, self._ctx.tenant_id, self._key, waiting)
             skip(waiting)
             gone = found.keys() | set(waiting)
             yield from (one for one in group if one.fingerprint not in gone)

@@ -56,6 +56,44 @@ def find_vectors(
     return dict(rows.fetchall())
 
 
+def at_hand(conn: Connection[TupleRow], tenant_id: str, space: bytes, keys: Sequence[bytes]) -> set[bytes]:
+    """Those of the keys (fingerprints, or keys by text) that the bank holds or an open batch job will bring."""
+    rows = conn.execute(
+        "SELECT key FROM kb.vector_bank WHERE tenant_id = %s AND space = %s AND key = ANY(%b) "
+        "UNION SELECT fingerprint FROM kb.batch_items WHERE tenant_id = %s AND space = %s AND fingerprint = ANY(%b) "
+        "AND NOT refused",
+        (tenant_id, space, list(keys), tenant_id, space, list(keys)),
+        binary=True,
+    )
+    return {row[0] for row in rows}
+
+
+def lacking_at_hand(
+    conn: Connection[TupleRow], tenant_id: str, space: bytes, versions: Sequence[int]
+) -> tuple[int, int]:
+    """Contents in use without a vector of any of these versions for which one is at hand, and their tokens.
+
+    Without versions: all contents in use for which one is.
+    """
+    lacks = (
+        sql.SQL(" AND ").join(sql.SQL("c.{} IS NULL").format(column(version)) for version in versions)
+        if versions
+        else sql.SQL("true")
+    )
+    row = conn.execute(
+        sql.SQL(
+            "SELECT count(*), coalesce(sum(c.tokens), 0)::bigint FROM kb.contents c "
+            "WHERE c.tenant_id = %(t)s AND c.orphaned_at IS NULL AND {} AND (EXISTS (SELECT FROM kb.batch_items i "
+            "WHERE i.tenant_id = c.tenant_id AND i.space = %(s)s AND i.fingerprint = c.fingerprint AND NOT i.refused) "
+            "OR EXISTS (SELECT FROM kb.vector_bank b WHERE b.tenant_id = c.tenant_id AND b.space = %(s)s "
+            "AND b.key IN (c.fingerprint, sha256(convert_to(CASE WHEN c.context = '' THEN c.body "
+            "ELSE c.context || E'\\n\\n' || c.body END, 'UTF8')))))"
+        ).format(lacks),
+        {"t": tenant_id, "s": space},
+    ).fetchone()
+    return (row[0], row[1]) if row else (0, 0)
+
+
 def drop_vectors(conn: Connection[TupleRow], tenant_id: str, space: bytes, keys: Sequence[bytes]) -> None:
     """Remove vectors that their contents have got."""
     conn.execute(

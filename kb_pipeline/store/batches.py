@@ -151,15 +151,26 @@ def items_of(
 
 def waiting_items(
     conn: Connection[TupleRow], tenant_id: str, job_id: int, fingerprints: Sequence[bytes]
-) -> dict[bytes, int]:
-    """Those of the fingerprints whose result of this job is not kept yet, with the tokens we counted. Locks them."""
+) -> dict[bytes, tuple[int, bool]]:
+    """Those of the fingerprints whose result of this job is not kept yet: the tokens we counted, and whether the text
+    was purged, so that its vector must not be kept. Locks them.
+    """
     rows = conn.execute(
-        "SELECT fingerprint, tokens FROM kb.batch_items WHERE tenant_id = %s AND job_id = %s AND NOT refused "
-        "AND fingerprint = ANY(%s) FOR UPDATE",
+        "SELECT fingerprint, tokens, forgotten FROM kb.batch_items WHERE tenant_id = %s AND job_id = %s "
+        "AND NOT refused AND fingerprint = ANY(%s) FOR UPDATE",
         (tenant_id, job_id, list(fingerprints)),
         binary=True,
     )
-    return dict(rows.fetchall())
+    return {fingerprint: (tokens, forgotten) for fingerprint, tokens, forgotten in rows}
+
+
+def remember_items(conn: Connection[TupleRow], tenant_id: str, space: bytes, fingerprints: Sequence[bytes]) -> None:
+    """Keep the results of purged texts after all: a document that holds them came back."""
+    conn.execute(
+        "UPDATE kb.batch_items SET forgotten = false WHERE tenant_id = %s AND space = %s AND fingerprint = ANY(%s) "
+        "AND forgotten",
+        (tenant_id, space, list(fingerprints)),
+    )
 
 
 def settle_items(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psycopg import Connection
@@ -18,15 +19,34 @@ class Erased:
     documents: int
     chunks: int
     contents: int
+    waiting: int = 0
+    """Texts of a form that was not in the tables yet."""
 
 
-def purge_document(conn: Connection[TupleRow], tenant_id: str, doc_id: str, staging: Staging) -> Erased:
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Staged texts that may have vectors before they have contents."""
+
+    texts: int = 0
+    """Of the document."""
+    keys: Sequence[bytes] = ()
+    """What the bank may hold of the texts that only this document has: fingerprints, and keys by text."""
+    others: Sequence[bytes] = ()
+    """Fingerprints that other staged documents need."""
+
+
+def purge_document(
+    conn: Connection[TupleRow], tenant_id: str, doc_id: str, staging: Staging, *, waiting: Waiting | None = None
+) -> Erased:
     """Erase a document at once: its rows, dead letters, contents no other document refers to (orphans of its earlier
     forms too), and everything staged.
 
     Hold the tenant's lock. Staged outputs go first, as a whole: they are made anew by the next run, and none of them
     may bring the document back. While it is in the source, the next run indexes it again.
+
+    Vectors of batch jobs that nobody is known to need go too, and what an open job still brings for them is not kept.
     """
+    waiting = waiting or Waiting()
     with conn.transaction():
         conn.execute("DELETE FROM kb.stage_outputs WHERE tenant_id = %s", (tenant_id,))
     staging.delete_tenant(tenant_id)
@@ -59,6 +79,18 @@ def purge_document(conn: Connection[TupleRow], tenant_id: str, doc_id: str, stag
             (tenant_id,),
         )
         conn.execute("DELETE FROM kb.question_vectors WHERE tenant_id = %s", (tenant_id,))
+        conn.execute(
+            "DELETE FROM kb.vector_bank b WHERE b.tenant_id = %s AND (b.key = ANY(%b) OR b.origin = 'batch' "
+            "AND b.key <> ALL(%b) AND NOT EXISTS (SELECT FROM kb.chunks p WHERE p.tenant_id = b.tenant_id "
+            "AND p.fingerprint = b.key))",
+            (tenant_id, list(waiting.keys), list(waiting.others)),
+        )
+        conn.execute(
+            "UPDATE kb.batch_items b SET forgotten = true WHERE b.tenant_id = %s AND b.fingerprint <> ALL(%b) "
+            "AND NOT EXISTS (SELECT FROM kb.chunks p WHERE p.tenant_id = b.tenant_id "
+            "AND p.fingerprint = b.fingerprint)",
+            (tenant_id, list(waiting.others)),
+        )
         # All that no chunk refers to: which of the orphans stood in earlier forms of this document is not known.
         contents = conn.execute(
             "DELETE FROM kb.contents c WHERE tenant_id = %s AND NOT EXISTS "
@@ -66,7 +98,7 @@ def purge_document(conn: Connection[TupleRow], tenant_id: str, doc_id: str, stag
             (tenant_id,),
         ).rowcount
         count_contents(conn, tenant_id, came=0, gone=gone[0] if gone else 0)
-    return Erased(documents, len(rows), contents)
+    return Erased(documents, len(rows), contents, waiting.texts)
 
 
 def drop_tenant(conn: Connection[TupleRow], tenant_id: str, staging: Staging) -> Erased:
