@@ -17,6 +17,8 @@ from kb_pipeline.embed.protocol import Vectors
 
 CALLERS = (1, 2, 4)
 WARM_UP = 50
+BLOCK = 25
+"""Successive queries that are drawn together for the interval of p95."""
 MAX_RATE = 400.0
 """Queries per second; above it the load generator itself would be what is measured."""
 
@@ -64,7 +66,19 @@ def measure_latency(
 
 def _summary(waits: npt.NDArray[np.float64], rate: float, throughput: tuple[Throughput, ...]) -> Latency:
     p50, p95, p99 = (float(value) * 1000 for value in np.percentile(waits, (50, 95, 99)))
-    return Latency(p50, p95, p99, rate, int(waits.size), throughput)
+    low, high = p95_interval(waits)
+    return Latency(p50, p95, p99, rate, int(waits.size), throughput, low * 1000, high * 1000)
+
+
+def p95_interval(waits: npt.NDArray[np.float64], *, resamples: int = 1_000) -> tuple[float, float]:
+    """Where p95 would fall in 95 of 100 such loads: blocks of successive queries are drawn, since they wait together
+    (moving-block bootstrap, Kunsch 1989)."""
+    block = min(BLOCK, len(waits))
+    rng = np.random.default_rng(7)
+    starts = rng.integers(0, len(waits) - block + 1, size=(resamples, -(-len(waits) // block)))
+    drawn = waits[(starts[:, :, None] + np.arange(block)).reshape(resamples, -1)]
+    low, high = np.quantile(np.percentile(drawn, 95, axis=1), (0.025, 0.975))
+    return float(low), float(high)
 
 
 def _closed_loop(searchers: list[Searcher], questions: Vectors, k: int, seconds: float) -> float:

@@ -138,7 +138,13 @@ def measure_quality(
         figures=figures,
         per_question={name: per_question[name] for name in METRICS},
         top={qid: [shown(name) for name in ranking[:TOP]] for qid, ranking in run.items()},
+        right={qid: right_places(golden.judgments.get(qid, {}), ranking) for qid, ranking in run.items()},
     )
+
+
+def right_places(grades: Mapping[str, int], ranking: Sequence[str], *, most: int = 3) -> list[int]:
+    """Where the first right answers stand, from 1."""
+    return [place for place, doc in enumerate(ranking, 1) if grades.get(doc, 0) > 0][:most]
 
 
 def _values(swept: Swept) -> tuple[float, ...]:

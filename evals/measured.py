@@ -55,6 +55,9 @@ class Latency:
     """Offered load; queries arrive at random moments and wait for no earlier answer."""
     queries: int
     throughput: tuple[Throughput, ...]
+    p95_low_ms: float | None = None
+    p95_high_ms: float | None = None
+    """95 % interval of p95: moving-block bootstrap, because a stall is felt by many queries in a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,8 @@ class Quality:
     """Metric -> question id -> value."""
     top: Mapping[str, Sequence[str]]
     """Question id -> the first five document ids."""
+    right: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
+    """Question id -> places (from 1) of the right answers among the first hundred, the first three of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +182,30 @@ class Override:
 
 
 @dataclass(frozen=True, slots=True)
+class StorageMeasured:
+    """One index storage: recall and time at each width."""
+
+    storage: str
+    build_s: float
+    bytes: int
+    points: tuple[SweepPoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StorageTrial:
+    """All that were tried, on the same vectors with the same questions."""
+
+    rows: int
+    """Vectors that were indexed."""
+    of_rows: int
+    """Vectors that the tenant has."""
+    questions: int
+    m: int
+    ef_construction: int
+    variants: tuple[StorageMeasured, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """All of one eval run: the build under test, the live one beside it, the corpus."""
 
@@ -215,3 +244,7 @@ class Measured:
     """Question id -> group; where the set names none, by length."""
     golden_synthetic: int = 0
     """Judged questions that no person wrote."""
+    titles: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Document id -> its first heading or first words, of those whose questions moved most."""
+    storages: StorageTrial | None = None
+    """Other ways of storing the index, where they were asked for."""

@@ -129,3 +129,30 @@ def test_the_commands_decide_show_and_repeat(
     assert "is refused" in kb("reject", str(candidate), "--why", "not today")
     assert "waits for a person" not in kb("status")
     assert f"build {candidate} rejected by" in kb("history")
+
+
+def test_the_reminder_names_what_waits_too_long_and_starts_no_run(
+    kb_env: Database, candidate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dagster as dg
+
+    from sensors.review_reminder import review_reminder_sensor
+
+    toml = '[tenants.t]\nsource = "."\n[promotion]\nmode = "{}"\nremind_after = "2d"\n'
+    monkeypatch.chdir(tmp_path)
+
+    def said(mode: str = "review") -> str:
+        (tmp_path / "kb.toml").write_text(toml.format(mode))
+        with dg.instance_for_test() as instance:
+            skipped = review_reminder_sensor(dg.build_sensor_context(instance=instance))
+            assert isinstance(skipped, dg.SkipReason)
+            return skipped.skip_message or ""
+
+    assert said() == "no build waits too long for a decision"
+    with kb_env.connect("owner") as conn:
+        conn.execute("UPDATE kb.eval_runs SET created_at = created_at - interval '49 hours'")
+    assert f"tenant t: build {candidate} passed in eval run" in said()
+    assert "(49 hours)" in said()
+    assert said("auto") == "no build waits too long for a decision", "the next run promotes it"
+    reject(kb_env, "t", candidate, by="Ada", why="not today")
+    assert said() == "no build waits too long for a decision"

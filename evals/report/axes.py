@@ -16,11 +16,20 @@ class Scale:
     start: float
     """Pixel of `low`."""
     end: float
+    log: bool = False
 
     def __call__(self, value: float) -> float:
         """The pixel of a value."""
-        span = self.high - self.low or 1.0
-        return self.start + (value - self.low) / span * (self.end - self.start)
+        low, high, at = (math.log(one) if self.log else one for one in (self.low, self.high, value))
+        return self.start + (at - low) / (high - low or 1.0) * (self.end - self.start)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten within [low, high]; the ends where those are fewer than two."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = [base * 10.0**power for power in powers for base in (1, 2, 5)]
+    found = [value for value in found if low * 0.999 <= value <= high * 1.001]
+    return found if len(found) > 1 else list(dict.fromkeys(float(f"{value:.2g}") for value in (low, high)))
 
 
 def ticks(low: float, high: float, *, about: int = 5) -> list[float]:

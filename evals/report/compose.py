@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from evals.measured import BuildMeasured, Measured, Override, PastRun
+from evals.measured import BuildMeasured, Latency, Measured, Override, PastRun
 from evals.metrics import LABELS, MAIN
 from evals.report import numbers as say
 from evals.report.model import Figure, Line, LineChart, Plot, Report, Table, Tone
@@ -17,8 +18,10 @@ MARKS = {"pass": "✓\u00a0pass", "fail": "✗\u00a0fail", "warn": "!\u00a0look"
 TONES: dict[str, Tone] = {"pass": "good", "fail": "bad", "warn": "warn", "skipped": "plain"}
 
 
-def compose(measured: Measured, verdict: Verdict, *, eval_id: int, history: Sequence[PastRun]) -> Report:
-    """The report of one eval run; `history` ends with this run."""
+def compose(
+    measured: Measured, verdict: Verdict, *, eval_id: int, history: Sequence[PastRun], mode: str = "auto"
+) -> Report:
+    """The report of one eval run; `history` ends with this run, `mode` is the tenant's `[promotion] mode`."""
     live = measured.live
     against = f"compared with the live build {live.build_id} ({kind(live)})" if live else "no other build is live"
     if live is None and measured.subject.state == "live":
@@ -38,7 +41,28 @@ def compose(measured: Measured, verdict: Verdict, *, eval_id: int, history: Sequ
         sections=sections(measured),
         footer=footer(measured),
         marks=tuple(mark(one) for one in measured.overrides),
+        next_step=next_step(measured, passed=verdict.verdict == "pass", mode=mode),
     )
+
+
+def next_step(measured: Measured, *, passed: bool, mode: str) -> str:
+    """What becomes of the build now, and what a person can do; commands stand between backquotes."""
+    build, tenant = measured.subject.build_id, measured.tenant_id
+    match measured.subject.state:
+        case "candidate" if not passed:
+            stays = f"build {measured.live.build_id} stays live" if measured.live else "nothing is live yet"
+            return f"build {build} does not go live, {stays}. The rules below say which limit was missed."
+        case "candidate" if mode == "review":
+            return (
+                f"build {build} waits for a person. Approve: `kb promote {build} --tenant {tenant} --why '...'`; "
+                f"refuse: `kb reject {build} --tenant {tenant} --why '...'`; or materialize live_index alone."
+            )
+        case "candidate":
+            return f"build {build} goes live with live_index; `kb rollback --tenant {tenant}` goes back."
+        case "live" if not passed:
+            return f"build {build} stays live; `kb rebuild --tenant {tenant}` makes another one beside it."
+        case _:
+            return ""
 
 
 def mark(override: Override) -> str:
@@ -64,7 +88,7 @@ def figures(measured: Measured, verdict: Verdict) -> tuple[Figure, ...]:
     shown: list[Figure] = []
     recall = build.recall_10
     if recall.n:
-        note = f"95 % interval {say.ratio(recall.low)} to {say.ratio(recall.high)}, {say.count(recall.n, 'question')}"
+        note = between(recall.low, recall.high, recall.n)
         shown.append(
             Figure(
                 "Recall@10 against exact",
@@ -76,7 +100,7 @@ def figures(measured: Measured, verdict: Verdict) -> tuple[Figure, ...]:
         )
     if build.quality:
         main = build.quality.figures[MAIN]
-        note = f"95 % interval {main.low:.3f} to {main.high:.3f}, {say.count(main.n, 'question')}"
+        note = between(main.low, main.high, main.n)
         shown.append(
             Figure(
                 "nDCG@10, golden set",
@@ -89,8 +113,7 @@ def figures(measured: Measured, verdict: Verdict) -> tuple[Figure, ...]:
     if build.latency:
         change = ""
         if live and live.latency:
-            difference = build.latency.p95_ms - live.latency.p95_ms
-            change = f"{say.arrow(difference, nothing=0.05)} {difference:+.2f} ms"
+            change = slower(build.latency, live.latency)
         note = f"at {build.latency.rate_per_second:,.0f} queries/s; p50 {say.milliseconds(build.latency.p50_ms)}"
         shown.append(
             Figure("Search latency p95", say.milliseconds(build.latency.p95_ms), note, change, status["latency"])
@@ -108,6 +131,23 @@ def figures(measured: Measured, verdict: Verdict) -> tuple[Figure, ...]:
             Figure("Documents", say.count(measured.corpus.documents), say.count(measured.corpus.chunks, "chunk"))
         )
     return tuple(shown)
+
+
+def between(low: float, high: float, questions: int) -> str:
+    """The 95 % interval of a mean over so many questions."""
+    asked = say.count(questions, "question")
+    return f"95 % interval {say.ratio(low)} to {say.ratio(high)}, {asked}" if low < high else f"all of {asked} alike"
+
+
+def slower(new: Latency, old: Latency) -> str:
+    """Arrow, difference of p95 and its interval, from the intervals of both (they are measured apart)."""
+    difference = new.p95_ms - old.p95_ms
+    shown = f"{say.arrow(difference, nothing=0.05)} {difference:+.2f} ms"
+    if new.p95_low_ms is None or new.p95_high_ms is None or old.p95_low_ms is None or old.p95_high_ms is None:
+        return shown
+    low = difference - math.hypot(new.p95_ms - new.p95_low_ms, old.p95_high_ms - old.p95_ms)
+    high = difference + math.hypot(new.p95_high_ms - new.p95_ms, old.p95_ms - old.p95_low_ms)
+    return f"{shown} ({low:+.2f} to {high:+.2f}{'' if low > 0 or high < 0 else ', may be chance'})"
 
 
 def change_of(comparison: Comparison | None) -> str:
@@ -182,6 +222,7 @@ def changes(measured: Measured) -> Table | None:
         for name in ("p50", "p95", "p99"):
             old, new = getattr(live.latency, f"{name}_ms"), getattr(build.latency, f"{name}_ms")
             change = f"{say.arrow(new - old, nothing=0.05)} {new - old:+.2f} ms"
+            change = slower(build.latency, live.latency) if name == "p95" else change
             plain(f"latency {name}", old, new, f"{say.milliseconds(old)}|{say.milliseconds(new)}", change)
     if build.bytes and live.bytes:
         old, new = live.bytes, build.bytes

@@ -23,7 +23,7 @@ def html(report: Report) -> str:
         f"Eval run {report.eval_id}, {day(report.created_at)}.</p></header>",
         "".join(f'<p class="mark">! {escape(mark)}</p>' for mark in report.marks),
         f'<div class="figures">{"".join(_figure(figure) for figure in report.figures)}</div>',
-        f'<section class="why"><h2>Why</h2><ul>{reasons}</ul></section>',
+        f'<section class="why"><h2>Why</h2><ul>{reasons}</ul>{_next(report.next_step)}</section>',
     ]
     if report.trend:
         plots = "".join(_plot(plot) for plot in report.trend)
@@ -38,6 +38,13 @@ def html(report: Report) -> str:
         f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{css}</style></head>'
         f"<body><main>{body}<footer>{escape(report.footer)}</footer></main></body></html>\n"
     )
+
+
+def _next(step: str) -> str:
+    """The sentence, with what stands between backquotes set as code."""
+    parts = escape(step).split("`")
+    texts = (f"<code>{part}</code>" if place % 2 else part for place, part in enumerate(parts))
+    return f'<p class="next"><strong>Next:</strong> {"".join(texts)}</p>' if step else ""
 
 
 def _figure(figure: Figure) -> str:
@@ -90,9 +97,12 @@ def _table(table: Table, *, heading: str = "h3") -> str:
         for number, row in enumerate(table.rows)
     )
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    columns = "".join(f'<col style="width:{width}%">' for width in table.widths)
+    title = f"<{heading}>{escape(table.title)}</{heading}>" if table.title else ""
     wordy = len(table.columns) > 3 and len(table.columns) - len(table.numeric) > 1
-    stacked = ' class="stacked"' if wordy else ""  # on a narrow screen; a table of numbers is scrolled
+    names = ["stacked"] * wordy + ["fixed"] * bool(columns)  # stacked on a narrow screen; numbers are scrolled
+    kind = f' class="{" ".join(names)}"' if names else ""
     return (
-        f'<{heading}>{escape(table.title)}</{heading}><div class="scroll"><table{stacked}>'
+        f'{title}<div class="scroll"><table{kind}>{columns}'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{note}"
     )

@@ -15,6 +15,7 @@ def markdown(report: Report, *, html_path: str | None = None) -> str:
         f"{_text(report.subject)} ({_text(report.against)}), {day(report.created_at)}",
         "\n".join(f"**! {_text(mark)}**" for mark in report.marks),
         "\n".join(f"- {_text(reason)}" for reason in report.why),
+        f"**Next:** {_coded(report.next_step)}" if report.next_step else "",
     ]
     changed = any(figure.change for figure in report.figures)
     columns = ("", "Value", "Detail", *(("Against the live build",) if changed else ()))
@@ -59,7 +60,8 @@ def _plot(plot: Plot) -> str:
 def _table(table: Table) -> str:
     rows = tuple(tuple(_cell(cell) for cell in row) for row in table.rows)
     grid = _grid(tuple(_cell(column) for column in table.columns), rows, table.numeric)
-    return f"**{_text(table.title)}**\n\n{grid}" + (f"\n\n{_text(table.note)}" if table.note else "")
+    title = f"**{_text(table.title)}**\n\n" if table.title else ""
+    return title + grid + (f"\n\n{_text(table.note)}" if table.note else "")
 
 
 def _grid(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...], numeric: tuple[int, ...]) -> str:
@@ -73,6 +75,11 @@ _MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<>|"})
 def _text(text: str) -> str:
     """Text from outside (ids, questions) can neither format nor become HTML."""
     return " ".join(text.split()).translate(_MARKS)
+
+
+def _coded(text: str) -> str:
+    """What stands between backquotes stays code."""
+    return "`".join(part if place % 2 else _text(part) for place, part in enumerate(text.split("`")))
 
 
 def _cell(text: str) -> str:

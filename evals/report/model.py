@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Tone = Literal["good", "bad", "warn", "plain"]
-Style = Literal["main", "other"]
-"""main: the build under test. other: the live build beside it."""
+Style = Literal["main", "other", "third"]
+"""main: the build under test. other: the live build beside it, or the second of several. third: the third."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,8 @@ class Table:
     """One per row, or none."""
     toned: int = 1
     """The column that the tone colours."""
+    widths: tuple[int, ...] = ()
+    """Per cent of the width, one per column, or none: as the texts need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ class LineChart:
     """The scale begins at zero."""
     small: bool = False
     """One of several in a row."""
+    log: bool = False
+    """The x scale is logarithmic; all x are above zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,5 +147,7 @@ class Report:
     trend: tuple[Plot, ...]
     sections: tuple[Section, ...]
     footer: str
+    next_step: str = ""
+    """What happens now, and what a person can do."""
     marks: tuple[str, ...] = ()
     """What a reader must know before the numbers: builds that went live against their verdict."""

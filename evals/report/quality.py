@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from evals.measured import Measured
-from evals.metrics import LABELS, MAIN
+from evals.measured import Measured, Quality
+from evals.metrics import DEPTH, LABELS, MAIN
 from evals.report import numbers as say
 from evals.report.model import Plot, Section, Table, Words
 from evals.statistics import bootstrap
@@ -14,6 +14,9 @@ JUDGED = {
 }
 SHOWN = 10
 """Questions listed as better and as worse."""
+MOVED = ("Questions that got worse", "Questions that got better")
+TITLE = 40
+"""Characters of a document's title that are shown."""
 
 
 def quality_section(measured: Measured) -> Section:
@@ -87,34 +90,71 @@ def group_table(measured: Measured) -> list[Words | Table | Plot]:
     return [Table("Quality by group of questions", columns, rows, numeric=tuple(range(1, len(columns))))]
 
 
+def most_moved(measured: Measured) -> tuple[list[str], list[str]]:
+    """(questions that got worse, that got better), those that moved most first; all of them."""
+    new, live = measured.subject.quality, measured.live.quality if measured.live else None
+    if new is None or live is None:
+        return [], []
+    before = live.per_question[MAIN]
+    moves = {qid: value - before.get(qid, 0.0) for qid, value in new.per_question[MAIN].items()}
+    worse = sorted((qid for qid in moves if moves[qid] < 0), key=lambda qid: (moves[qid], qid))
+    return worse, sorted((qid for qid in moves if moves[qid] > 0), key=lambda qid: (-moves[qid], qid))
+
+
+def documents_shown(measured: Measured) -> list[str]:
+    """The documents that the tables of moved questions name."""
+    both = [one.quality for one in (measured.subject, measured.live) if one and one.quality]
+    asked = [qid for moved in most_moved(measured) for qid in moved[:SHOWN]]
+    return sorted({document(name) for quality in both for qid in asked for name in quality.top.get(qid, ())})
+
+
+def document(shown: str) -> str:
+    """The document of a place as `golden.shown` writes it."""
+    return shown.rpartition(" (chunk ")[0] or shown
+
+
 def moved_questions(measured: Measured) -> list[Words | Table | Plot]:
     """The questions that got better and worse the most, with both lists of documents."""
     new, live = measured.subject.quality, measured.live.quality if measured.live else None
-    if new is None or live is None:
+    if new is None or live is None or measured.live is None:
         return []
     before, after = live.per_question[MAIN], new.per_question[MAIN]
-    moves = {qid: value - before.get(qid, 0.0) for qid, value in after.items()}
     tables: list[Words | Table | Plot] = []
-    for title, ordered in (
-        (
-            "Questions that got worse",
-            sorted((qid for qid in moves if moves[qid] < 0), key=lambda qid: (moves[qid], qid)),
-        ),
-        (
-            "Questions that got better",
-            sorted((qid for qid in moves if moves[qid] > 0), key=lambda qid: (-moves[qid], qid)),
-        ),
-    ):
+    for title, ordered in zip(MOVED, most_moved(measured), strict=True):
         rows = tuple(
             (
                 measured.golden_questions.get(qid, qid),
-                f"{before.get(qid, 0.0):.2f} {say.arrow(moves[qid])} {after[qid]:.2f}",
-                "\n".join(live.top.get(qid, ())[:3]) or "nothing",
-                "\n".join(new.top.get(qid, ())[:3]) or "nothing",
+                f"{before.get(qid, 0.0):.2f} {say.arrow(after[qid] - before.get(qid, 0.0))} {after[qid]:.2f}\n"
+                f"right answer: {_rank(live, qid)} → {_rank(new, qid)}",
+                found_list(measured, live, qid),
+                found_list(measured, new, qid),
             )
             for qid in ordered[:SHOWN]
         )
         if rows:
-            columns = ("Question", "nDCG@10", "Live build found", "This build found")
-            tables.append(Table(title, columns, rows, note=f"{len(ordered)} in all" if len(ordered) > SHOWN else ""))
+            columns = (
+                "Question",
+                "nDCG@10 (0 to 1)",
+                f"Live build {measured.live.build_id} found",
+                f"Build {measured.subject.build_id} found",
+            )
+            note = "✓ marks a right answer."
+            more = f" The {SHOWN} that moved most of {len(ordered):,}." if len(ordered) > SHOWN else ""
+            tables.append(Table(title, columns, rows, note=note + more, widths=(22, 16, 31, 31)))
     return tables or [Words("No question is answered better or worse than by the live build.")]
+
+
+def found_list(measured: Measured, quality: Quality, qid: str) -> str:
+    """The first documents with their titles, a line each; right answers are marked."""
+    right = quality.right.get(qid, ())
+    lines: list[str] = []
+    for place, name in enumerate(quality.top.get(qid, ()), 1):
+        title = measured.titles.get(document(name), "")
+        told = f": {title if len(title) <= TITLE else title[: TITLE - 1] + '…'}" if title and title != name else ""
+        lines.append(f"{place}. {'✓ ' if place in right else ''}{name}{told}")
+    return "\n".join(lines) or "nothing"
+
+
+def _rank(quality: Quality, qid: str) -> str:
+    right = quality.right.get(qid, ())
+    return f"rank {right[0]}" if right else f"not in {DEPTH}"

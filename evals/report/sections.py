@@ -7,6 +7,7 @@ from evals.measured import BuildMeasured, Measured, SweepPoint
 from evals.report import numbers as say
 from evals.report.model import Bars, Line, LineChart, Plot, Ranks, Section, Style, Table, Words
 from evals.report.quality import quality_section
+from evals.report.storages import storage_section
 from evals.sweep import K
 
 
@@ -14,6 +15,7 @@ def sections(measured: Measured) -> tuple[Section, ...]:
     """All parts that have something to say."""
     parts = (
         index_section(measured),
+        storage_section(measured),
         latency_section(measured),
         quality_section(measured),
         corpus_section(measured),
@@ -54,16 +56,30 @@ def index_section(measured: Measured) -> Section:
         for name, style, build in sides(measured)
         if (points := sorted((build.default, *build.sweep), key=lambda point: point.ef_search or 0))
     )
-    words = "Each point is one ef_search, * is the default profile; up and left is better."
+    words = "Each point is one ef_search, * is the default profile; up and left is better. Logarithmic."
     if all(len(line.points) == 1 for line in lines):
         words = "An exact scan has one point: it finds everything, and its time grows with the corpus."
     chart = LineChart(
-        "search time, median (ms), one at a time", "recall@10 (share)", lines, y_most=1.0, least_span=0.02
+        "search time, median (ms), one at a time", "recall@10 (share)", lines, y_most=1.0, least_span=0.02, log=True
     )
     blocks.append(Plot("Recall and latency", chart, words))
+    blocks += width_plot(measured)
     blocks.append(sweep_table(measured))
     blocks += filtered_table(measured)
     return Section("Recall of the index", tuple(blocks))
+
+
+def width_plot(measured: Measured) -> list[Plot]:
+    """Recall over ef_search; nothing for builds without an index."""
+    lines = tuple(
+        Line(name, tuple((float(point.ef_search), point.recall_10) for point in build.sweep if point.ef_search), style)
+        for name, style, build in sides(measured)
+        if build.sweep
+    )
+    if not lines:
+        return []
+    chart = LineChart("ef_search", "recall@10 (share)", lines, y_most=1.0, least_span=0.02, log=True)
+    return [Plot("Recall and width of the search", chart, "How much of the exact answer each ef_search finds.")]
 
 
 def sweep_table(measured: Measured) -> Table:
@@ -164,7 +180,7 @@ def corpus_section(measured: Measured) -> Section:
         ("orphaned contents, not yet removed", say.count(corpus.orphans)),
         ("documents and chunks in quarantine", say.count(corpus.dead_letters)),
     )
-    blocks: list[Words | Table | Plot] = [Table("Corpus", ("What", "How much"), facts)]
+    blocks: list[Words | Table | Plot] = [Table("", ("What", "How much"), facts, widths=(30, 70))]
     if corpus.sizes:
         bins = histogram(corpus.sizes)
         counts = tuple(float(count) for _, _, count in bins)

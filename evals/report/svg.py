@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from html import escape
 
-from evals.report.axes import Scale, label, spread, ticks
+from evals.report.axes import Scale, label, log_ticks, spread, ticks
 from evals.report.model import Bars, Chart, Line, LineChart, Plot, Ranks
 
 WIDE, NARROW, SMALL = 560, 340, 280
@@ -15,7 +15,7 @@ LETTER = 6.6
 
 _OWN_COLOURS = """
 .bg{fill:#fff;stroke:#d8dee4}.ink{fill:#1f2328}.muted{fill:#57606a}.grid{stroke:#e4e8ec}.axis{stroke:#8c959f}
-.main{stroke:#0b62d6;fill:#0b62d6}.other{stroke:#c2570c;fill:#c2570c}.limit{stroke:#b3261e}.limit-ink{fill:#b3261e}.hollow{fill:#fff}
+.main{stroke:#0b62d6;fill:#0b62d6}.other{stroke:#c2570c;fill:#c2570c}.third{stroke:#7440a8;fill:#7440a8}.limit{stroke:#b3261e}.limit-ink{fill:#b3261e}.hollow{fill:#fff}
 """
 _SHAPES = """
 text{font:12px system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}.axis,.grid,.limit{stroke-width:1;fill:none}
@@ -75,6 +75,9 @@ def _lines(chart: LineChart, width: int) -> tuple[str, int]:
         places = [place for place, _ in chart.x_texts]
         x = Scale(min(places) - 0.3, max(places) + 0.3, left, width - 14)
         marks = _spaced([(x(place), text) for place, text in chart.x_texts])
+    elif chart.log:
+        x = Scale(min(a for a, _ in points), max(a for a, _ in points), left + 14, width - 28, log=True)
+        marks = _spaced([(x(value), f"{value:g}") for value in log_ticks(x.low, x.high)])
     else:
         columns = ticks(*spread([value for value, _ in points]), about=5 if width > 400 else 4)
         x = Scale(columns[0], columns[-1], left, width - 18)
@@ -108,7 +111,7 @@ def _line(
     free: tuple[float, float],
 ) -> str:
     path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line.points)
-    dash = ' stroke-dasharray="6 3"' if line.style == "other" else ""
+    dash = {"main": "", "other": ' stroke-dasharray="6 3"', "third": ' stroke-dasharray="2 3"'}[line.style]
     parts = [f'<polyline class="line {line.style}" style="fill:none" points="{path}"{dash}/>']
     for place, (a, b) in enumerate(line.points):
         px, py = x(a), y(b)
@@ -121,7 +124,7 @@ def _line(
             parts.append(f'<circle class="main" cx="{px:.1f}" cy="{py:.1f}" r="3.5"/>')
         else:
             parts.append(
-                f'<rect class="hollow other" stroke-width="2" style="fill:var(--card,#fff)" '
+                f'<rect class="hollow {line.style}" stroke-width="2" style="fill:var(--card,#fff)" '
                 f'x="{px - 3.5:.1f}" y="{py - 3.5:.1f}" width="7" height="7"/>'
             )
         text = line.labels[place] if line.labels else ""

@@ -26,6 +26,14 @@ def evaluate(
     replay: Annotated[
         int | None, typer.Option("--replay", metavar="EVAL_ID", help="Repeat a stored eval run; stores nothing.")
     ] = None,
+    storage: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--storage",
+            help="Measure beside it what recall an index stored as vector, halfvec or binary would have, or all of "
+            "them. May be repeated.",
+        ),
+    ] = None,
     tenant: Tenant = None,
     config: Config = None,
     as_json: Json = False,
@@ -41,10 +49,11 @@ def evaluate(
 
     session = replace(open_session(config), progress=terminal_progress())
     if replay is not None:
-        if golden is not None or build is not None:
-            raise ConfigError("--replay repeats what was measured then: it takes neither --golden nor --build")
+        if golden is not None or build is not None or storage:
+            raise ConfigError("--replay repeats what was measured then: it takes no --golden, --build or --storage")
         raise typer.Exit(_replay(session, one_tenant(session, tenant), replay, as_json=as_json))
-    summary = measure(session.stage(one_tenant(session, tenant), f"eval-{uuid4()}"), build_id=build, golden=golden)
+    ctx = session.stage(one_tenant(session, tenant), f"eval-{uuid4()}")
+    summary = measure(ctx, build_id=build, golden=golden, storages=storage or ())
     facts = {
         "eval_id": summary.eval_id,
         "build_id": summary.build_id,

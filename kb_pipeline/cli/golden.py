@@ -102,6 +102,12 @@ def sample(
     with session.db.connect("writer", tenant_id, autocommit=True) as conn:
         found = [Passage(*row) for row in passages(conn, tenant_id, limit=count * 4)]
     items = asked_of_model(found, count=count, model=model) if model else proposed(found, count=count)
+    if not items and found:
+        raise ConfigError(
+            f"the chat model {model} answered without a question"
+            if model
+            else f"tenant {tenant_id} has no text that reads like a question: `--model` lets a chat model write some"
+        )
     if not items:
         raise ConfigError(f"tenant {tenant_id} has no text that a question could be made from: run `kb run` first")
     write_golden(Path(folder), items)

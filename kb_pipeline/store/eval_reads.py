@@ -152,6 +152,17 @@ def passing(conn: Connection[TupleRow], tenant_id: str, key: str, value: Any) ->
     return {bytes(row[0]) for row in rows}
 
 
+def titles_of(conn: Connection[TupleRow], tenant_id: str, doc_ids: Sequence[str]) -> dict[str, str]:
+    """The outermost heading of each document's first chunk, else its first words."""
+    query = """
+        SELECT DISTINCT ON (k.doc_id) k.doc_id, coalesce(k.heading_path[1], left(c.body, 200))
+        FROM kb.chunks k JOIN kb.contents c ON c.tenant_id = k.tenant_id AND c.fingerprint = k.fingerprint
+        WHERE k.tenant_id = %s AND k.doc_id = ANY(%s) ORDER BY k.doc_id, k.ordinal
+    """
+    rows = conn.execute(query, (tenant_id, list(doc_ids))).fetchall()
+    return {doc_id: " ".join(title.split()) for doc_id, title in rows}
+
+
 def places_of(
     conn: Connection[TupleRow], tenant_id: str, fingerprints: Sequence[bytes], *, join: str
 ) -> dict[bytes, tuple[str, ...]]:
