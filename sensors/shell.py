@@ -56,7 +56,7 @@ def trigger_sensor(name: str, description: str, *, assets: tuple[str, ...] = IND
             last_runs(context.instance, (one.run_key for one in due)),
             now=datetime.now(UTC),
         )
-        requests = [request(one, str(found.run_key), assets) for one, found in decided if found.run_key][:MOST]
+        requests = [request(one, found, assets) for one, found in decided if found.run_key][:MOST]
         message = words(name, decided, len(requests), [one.tenant_id for one in due if one.tenant_id in busy])
         context.log.info(message)
         return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason(message)
@@ -64,18 +64,18 @@ def trigger_sensor(name: str, description: str, *, assets: tuple[str, ...] = IND
     return sensor
 
 
-def request(due: DueTenant, run_key: str, assets: tuple[str, ...]) -> dg.RunRequest:
+def request(due: DueTenant, found: Firing, assets: tuple[str, ...]) -> dg.RunRequest:
     """A run of the tenant's index assets, with the numbers in its tags."""
     numbers = {f"kb/{key}": f"{value:g}" for key, value in due.trigger.numbers}
     return dg.RunRequest(
-        run_key=run_key,
+        run_key=found.run_key,
         partition_key=due.tenant_id,
         asset_selection=[dg.AssetKey(asset) for asset in assets],
         tags={
             "kb/trigger": due.trigger.name,
             "kb/cause": due.cause,
             "kb/reason": due.trigger.reason[:250],
-            "kb/attempt": str(due.attempts.failed),
+            "kb/attempt": str(found.attempts.failed),
             **numbers,
         },
     )

@@ -63,6 +63,7 @@ def test_a_cause_is_asked_for_once_and_again_after_a_failure(grown: Database) ->
         instance.report_run_failed(run)
         second = tick(instance).run_requests[0]
         assert second.run_key == first.run_key[:-1] + "1"
+        assert (first.tags["kb/attempt"], second.tags["kb/attempt"]) == ("0", "1")
         again = instance.create_run_for_job(_job(), tags={"dagster/run_key": second.run_key})
         instance.report_run_failed(again)
         rests = tick(instance)

@@ -1,7 +1,7 @@
 """A rebuild with other parameters, its promotion and a rollback under a constant load of searches.
 
 `python -m evals.bench.lifecycle_load [--rows 100000] [--rate 50]`: nobody may notice. The candidate is built and
-measured by `kb run` in review mode; promoted and rolled back by `kb promote` and `kb rollback`. p99 is compared
+measured by `kb rebuild` in review mode; promoted and rolled back by `kb promote` and `kb rollback`. p99 is compared
 around the two switches; the build is shown beside it, because it shares the cores with the searches.
 """
 
@@ -74,7 +74,7 @@ def measured(space: Workspace, *, rate: float, quiet: float) -> tuple[Load, dict
         phase("before", began)
         configure("high", "review")
         began = time.monotonic()
-        space.kb("run")
+        space.kb("rebuild")  # and not `run`: in a kept workspace a person has rolled back from such a build
         phase("build and eval", began)
         waiting = space.query("SELECT max(build_id) FROM kb.builds WHERE state = 'candidate'")[0][0]
         time.sleep(1)

@@ -78,9 +78,9 @@ def distances(desired: Desired, actual: Actual) -> list[Distance]:
         found.append(
             line(
                 "parameters",
-                f"built as configured ({_params(desired)})"
+                f"built as configured ({desired.index})"
                 if same
-                else f"built with {live.params}, configured {_params(desired)}",
+                else f"built with {live.params}, configured {desired.index}",
             )  # fmt: skip
         )
     found.append(line("quality", _quality(desired, actual)))
@@ -93,10 +93,6 @@ def _answered(build: BuildFacts) -> str:
     if build.state == "candidate":
         return f"build {build.build_id} was made for it and waits for a person"
     return f"build {build.build_id} was made for it and rolled back from"
-
-
-def _params(desired: Desired) -> str:
-    return f"m={desired.index.m} ef_construction={desired.index.ef_construction} {desired.index.storage}"
 
 
 def _model(desired: Desired, actual: Actual) -> str:

@@ -20,6 +20,10 @@ class IndexParams:
     ef_construction: int
     storage: str
 
+    def __str__(self) -> str:
+        """For a person."""
+        return f"m={self.m} ef_construction={self.ef_construction} {self.storage}"
+
 
 @dataclass(frozen=True, slots=True)
 class Desired:

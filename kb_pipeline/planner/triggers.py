@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kb_pipeline.planner.model import Actual, BuildFacts, Desired, Measure, Method, QualityFacts
+from kb_pipeline.planner.model import Actual, BuildFacts, Desired, IndexParams, Measure, Method, QualityFacts
 
 GROWTH_PERCENT = 130
 """Contents in percent of the rows at build from which an HNSW is built anew."""
@@ -65,6 +65,14 @@ def churn(deleted: int, rows_at_build: int) -> Trigger | None:
         f"{deleted} of {rows_at_build} contents deleted since it was built; the limit is 20 %",
         (("deleted", deleted), ("rows_at_build", rows_at_build)),
     )
+
+
+def parameters(built: IndexParams | None, wanted: IndexParams) -> Trigger:
+    """Of a build with other parameters than the configured ones."""
+    numbers = [("m", wanted.m), ("ef_construction", wanted.ef_construction)]
+    if built is not None:
+        numbers += [("m_at_build", built.m), ("ef_construction_at_build", built.ef_construction)]
+    return Trigger("parameters", f"built with {built}, configured {wanted}", tuple(numbers))
 
 
 def quality(facts: QualityFacts | None, recall_floor: float) -> Trigger | None:
@@ -127,6 +135,6 @@ def stale(desired: Desired, actual: Actual, build: BuildFacts) -> Trigger | None
     if build.method == "exact":
         return None
     if build.params != desired.index:
-        return Trigger("parameters", f"built with {build.params}, configured {desired.index}")
+        return parameters(build.params, desired.index)
     deleted = actual.deleted_total - build.deleted_at_build
     return growth(actual.contents, build.rows_at_build) or churn(deleted, build.rows_at_build)
