@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from migrate_models import WORSE
+from migrate_models import WORSE, Projected
 from migrate_world import LARGE, LOCAL, SMALL, Changing, Mould, mould
 from stage_world import page
 
 from evals.migration_sample import compare_on_sample
+from kb_pipeline.embed.protocol import Vectors
 from kb_pipeline.errors import ConfigError, GateRefused, MigrationHeld, NotLive
 from kb_pipeline.index.promote import rollback
 from kb_pipeline.migrate.contract import contract
 from kb_pipeline.migrate.control import abort, pause, resume
 from kb_pipeline.migrate.status import migration_status
+from kb_pipeline.search.retriever import Retriever
 
 EVAL = {"queries": 10, "latency_tolerance": 1000.0, "latency_seconds": 0.05}
 """On a busy machine the p95 of a search in a few rows is anything."""
@@ -127,6 +130,35 @@ def test_text_is_right_in_both_versions_at_every_stage(world: Changing) -> None:
     world.chain()
     check(5, 2)
     assert world.columns() == ["embedding_v2"]
+
+
+def test_searches_go_on_while_one_of_them_loads_the_new_model(world: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
+    loading, loaded, found = threading.Event(), threading.Event(), list[str]()
+    embed = Projected.embed_documents
+
+    def slow(self: Projected, texts: list[str]) -> Vectors:
+        loading.set()
+        loaded.wait()
+        return embed(self, texts)
+
+    with Retriever(world.db, world.session().settings) as retriever:
+
+        def search() -> None:
+            found.append(retriever.search("engine of a car", tenant=world.tenant_id, k=1)[0].doc_id)
+
+        search()
+        world.model(SMALL)
+        world.chain()
+        monkeypatch.setattr(Projected, "embed_documents", slow)
+        first = threading.Thread(target=search)
+        first.start()
+        loading.wait()
+        search()  # answered by the version in soak
+        assert first.is_alive() and found == ["car.md"] * 2
+        loaded.set()
+        first.join()
+        search()
+        assert found == ["car.md"] * 4
 
 
 def test_after_a_rollback_and_its_soak_the_new_version_goes_and_nothing_is_paid_again(world: Changing) -> None:
