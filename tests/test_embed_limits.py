@@ -7,11 +7,13 @@ import math
 import numpy as np
 import pytest
 
+from kb_pipeline.config.schema import EmbedderConfig
 from kb_pipeline.embed.answers import SpoiltAnswer, read_answer
 from kb_pipeline.embed.faults import duration_s, retry_after
 from kb_pipeline.embed.lane import Pending
 from kb_pipeline.embed.limits import Concurrency, RateLimits, Told, ToldBucket, reset_hint_s
 from kb_pipeline.embed.packing import RequestSize, packed
+from kb_pipeline.embed.sizing import Sizing
 
 
 def told(remaining: float, *, limit: float = 6000, reset_s: float | None = None) -> Told:
@@ -116,6 +118,25 @@ def test_retry_after_in_its_three_forms() -> None:
     for nonsense in ("later", "nan", "inf", "Thu, 99 Jan"):
         assert retry_after({"retry-after": nonsense}) is None
     assert retry_after({}) is None
+
+
+def test_a_size_that_was_cut_grows_again() -> None:
+    sizing = Sizing(EmbedderConfig(provider="openai"), dims=1536)
+
+    def tokens() -> int:
+        return sizing.present(first=False, told_tokens=math.inf).tokens
+
+    whole = tokens()
+    sizing.taken_in_part(100)
+    assert tokens() == 100
+    sizing.taken_in_part(400)  # a larger part of the same request was taken too
+    assert tokens() == 400
+    for _ in range(8):
+        sizing.answered()
+    assert tokens() == 800
+    for _ in range(200):
+        sizing.answered()
+    assert tokens() == whole
 
 
 def test_packing_keeps_order_and_both_limits() -> None:

@@ -157,6 +157,15 @@ def test_what_was_on_its_way_at_a_kill_is_counted(
     assert world.query("SELECT FROM kb.in_flight") == []
 
 
+def test_a_run_that_ends_in_order_leaves_nothing_on_its_way(world: World, server: ProviderServer) -> None:
+    server.outage(60)
+    with pytest.raises(ProviderUnavailable):
+        world.run()
+    server.faults.clear()
+    assert world.run().embeddings.paid_again == 0
+    assert server.ledger.paid_twice() == sum(row["paid_again"] for row in rows(world, "tenant")) == 0
+
+
 def test_a_killed_run_is_counted_once(world: World) -> None:
     world.run()
     ctx = world.context()

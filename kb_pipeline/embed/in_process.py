@@ -54,6 +54,7 @@ class InProcessLane:
         self._limit = max_input_tokens
         self._size = _SIZE.capped(RequestSize(config.max_batch_inputs, config.max_batch_tokens))
         self._answered = False
+        self.sent_again_texts = 0
 
     def run(
         self,

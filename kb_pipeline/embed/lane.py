@@ -110,6 +110,9 @@ Admit = Callable[[Sequence[Pending]], None]
 class Lane(Protocol):
     """Carries texts to an embedder. `pending` is read, and every callback made, in the thread that called `run`."""
 
+    sent_again_texts: int
+    """What the report of the last run says of it, also where that run raised and gave no report."""
+
     def run(
         self,
         pending: Iterable[Pending],

@@ -9,7 +9,8 @@ _RESPONSE_BYTES = 4 << 20
 """Vectors of one answer; what is in memory at once is a small multiple of it times the concurrency."""
 _REQUEST_TOKENS = 65_536.0
 _FIRST_TOKENS = 2_048.0
-_LEAST_TOKENS = 512.0
+LEAST_TOKENS = 512.0
+"""What limits are told in is not always a minute: a request is not made smaller for them."""
 _FEWEST, _MOST = 4, 512
 """Answers after which a size that was cut grows again: at first, and after many cuts."""
 
@@ -33,15 +34,17 @@ class Sizing:
 
     def present(self, *, first: bool, told_tokens: float) -> RequestSize:
         """The size now. `first`: nothing was answered yet; `told_tokens`: what the rate limits suggest."""
-        tokens = min(_FIRST_TOKENS if first else _REQUEST_TOKENS, max(told_tokens, _LEAST_TOKENS))
+        tokens = min(_FIRST_TOKENS if first else _REQUEST_TOKENS, max(told_tokens, LEAST_TOKENS))
         return RequestSize(self._whole.inputs, int(tokens)).capped(self._cut)
 
     def taken_in_part(self, tokens: int) -> None:
-        """A request of so many tokens was answered, twice as many were not."""
-        if tokens < self._cut.tokens:
-            self._cut = RequestSize(self._whole.inputs, max(tokens, 1))
-            self._good = 0
+        """A request of so many tokens was answered, one of about twice as many was not at its time."""
+        allowed = self._cut.tokens > 1.5 * tokens
+        if allowed:
             self._needed = min(2 * self._needed, _MOST)
+        if allowed or tokens > self._cut.tokens:
+            self._cut = RequestSize(self._whole.inputs, min(max(tokens, 1), self._whole.tokens))
+            self._good = 0
 
     def answered(self) -> None:
         """Another request was answered."""

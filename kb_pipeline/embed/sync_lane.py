@@ -42,6 +42,7 @@ class SyncLane:
         self._samples = samples
         self._on_breaker = on_breaker
         self._access = access(config)
+        self.sent_again_texts = 0
 
     def run(
         self,
@@ -101,6 +102,7 @@ class SyncLane:
                 deal_with(event)
         finally:
             pump.cancel()
+            self.sent_again_texts = traffic.tally.sent_again_texts
         if ended is not None:
             raise ended
         return traffic.report()

@@ -8,7 +8,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,9 +19,10 @@ from kb_pipeline.embed.faults import Fault, Kind
 from kb_pipeline.embed.lane import Finished, LaneReport, Pending, Refused
 from kb_pipeline.embed.openai import Access
 from kb_pipeline.embed.packing import RequestSize
+from kb_pipeline.embed.pieces import Piece, tokens_of
 from kb_pipeline.embed.protocol import EmbedderSpec, Vectors
 from kb_pipeline.embed.pump import BreakerChanged, Pump, Want
-from kb_pipeline.embed.sizing import Sizing
+from kb_pipeline.embed.sizing import LEAST_TOKENS, Sizing
 from kb_pipeline.embed.stopping import Stopped, Stopping
 from kb_pipeline.embed.tally import Tally
 from kb_pipeline.embed.turns import Turns
@@ -36,25 +36,6 @@ _DOUBTS = 2
 """How often a text that fails while a plain word is answered gets another chance."""
 _SOUND_WAIT_S = 120.0
 """How long a provider that has worked may give unusable answers."""
-
-
-@dataclass(slots=True)
-class _Piece:
-    """Texts that go in one request, and what happened to them so far."""
-
-    batch: list[Pending]
-    spoilt: int = 0
-    """Answers in which all of these texts were unusable."""
-    doubts: int = 0
-    """How often these texts failed though the provider answered a plain word right after."""
-    part_of: Kind | None = None
-    """Half of a request that failed again and again: how."""
-
-    def halves(self, kind: Kind) -> list[_Piece]:
-        """Two pieces, the first half last."""
-        middle = len(self.batch) // 2
-        spoilt = min(self.spoilt, SPOILT_ATTEMPTS - 1)
-        return [_Piece(half, spoilt, part_of=kind) for half in (self.batch[middle:], self.batch[:middle])]
 
 
 class Traffic:
@@ -152,7 +133,7 @@ class Traffic:
             job.add_done_callback(self._jobs.discard)
 
     async def _job(self, batch: list[Pending], turns: Turns) -> None:
-        pieces = [_Piece(batch)]
+        pieces = [Piece(batch)]
         bill = Bill()
         try:
             while pieces:
@@ -162,18 +143,20 @@ class Traffic:
         except Exception as error:
             self._stopping.stop(error)
 
-    async def _deal_with(self, piece: _Piece, bill: Bill, turns: Turns) -> list[_Piece]:
+    async def _deal_with(self, piece: Piece, bill: Bill, turns: Turns) -> list[Piece]:
         """One piece through; what is left of it comes back as smaller pieces."""
         batch = piece.batch
+        if len(batch) > 1 and tokens_of(batch) > max(turns.current.limits.tokens.capacity, LEAST_TOKENS):
+            return piece.halves(Kind.THROTTLED)  # the bucket's size became known since the request was made up
         try:
             suspect = piece.part_of is Kind.DOWN
-            answer = await self._answer([one.text for one in batch], _tokens(batch), bill, suspect=suspect)
+            answer = await self._answer([one.text for one in batch], tokens_of(batch), bill, suspect=suspect)
         except Fault as fault:
             return await self._failed(piece, fault, bill, turns)
         if piece.part_of is Kind.THROTTLED:
-            self._sizing.taken_in_part(_tokens(batch))
+            self._sizing.taken_in_part(tokens_of(batch))
         self._sizing.answered()
-        bill.tokens += answer.tokens if answer.tokens is not None else _tokens(batch)
+        bill.tokens += answer.tokens if answer.tokens is not None else tokens_of(batch)
         good = np.flatnonzero(answer.good)
         if good.size == len(batch):
             await self._deliver(batch, answer.vectors, bill, turns)
@@ -182,11 +165,11 @@ class Traffic:
             await self._deliver([batch[row] for row in good], answer.vectors[good], bill, turns)
         rest = [one for one, fine in zip(batch, answer.good, strict=True) if not fine]
         log.warning("%d of %d vectors are unusable: %s", len(rest), len(batch), answer.problem)
-        self.tally.count_again(len(rest), _tokens(rest))
-        left = _Piece(rest, 1 if good.size else piece.spoilt + 1, piece.doubts if len(rest) == len(batch) else 0)
+        self.tally.count_again(len(rest), tokens_of(rest))
+        left = Piece(rest, 1 if good.size else piece.spoilt + 1, piece.doubts if len(rest) == len(batch) else 0)
         return await self._unusable(left, answer.problem, bill, turns)
 
-    async def _failed(self, piece: _Piece, fault: Fault, bill: Bill, turns: Turns) -> list[_Piece]:
+    async def _failed(self, piece: Piece, fault: Fault, bill: Bill, turns: Turns) -> list[Piece]:
         """A request that was refused, or failed until trying on was no use."""
         if fault.kind is Kind.SPOILT or (fault.kind is Kind.DOWN and len(piece.batch) == 1):
             # is it the texts, or does the provider spoil everything at present?
@@ -200,12 +183,12 @@ class Traffic:
         await self._refuse(piece.batch, _reason(fault), str(fault), bill, turns)
         return []
 
-    async def _unusable(self, piece: _Piece, problem: str, bill: Bill, turns: Turns) -> list[_Piece]:
+    async def _unusable(self, piece: Piece, problem: str, bill: Bill, turns: Turns) -> list[Piece]:
         """Texts whose vectors came unusable: again, with pauses; then find out whether it is them or the provider."""
         if piece.spoilt >= SPOILT_ATTEMPTS:
-            if self.tally.texts == 0:
+            if self.tally.texts == 0 and (worse := (await self._plain_word(bill))[0]):
                 raise EmbedderError(
-                    f"{turns.current.url}, model {self._spec.model}: {problem}; check embedder.dims and the server"
+                    f"{turns.current.url}, model {self._spec.model}: {worse}; check embedder.dims and the server"
                 )
             await self._require_sound(bill, turns)
             piece.doubts += 1
@@ -224,25 +207,29 @@ class Traffic:
 
         Raises `ProviderUnavailable` when it gives none for too long: what failed before is not its texts' fault.
         """
-        give_up = time.monotonic() + min(_SOUND_WAIT_S, turns.patience_s)
+        limit_s = min(_SOUND_WAIT_S, turns.patience_s)
+        give_up = time.monotonic() + limit_s
         pause_s = self._asking.pause_s
         while True:
-            try:
-                answer = await self._answer([_PROBE], 1, bill)
-            except Fault as fault:
-                if fault.kind is Kind.CONTENT:
-                    return
-                problem = str(fault)
-            else:
-                if answer.good.all():
-                    return
-                problem = answer.problem
+            problem, kind = await self._plain_word(bill)
+            if not problem:
+                return
+            if kind is Kind.DOWN:  # an outage has a limit of its own
+                give_up = time.monotonic() + limit_s
             if time.monotonic() > give_up:
                 raise turns.unavailable(
                     f"{turns.current.url}, model {self._spec.model}, gives no usable answer: {problem}"
                 )
             await self._stopping.sleep(pause_s)
             pause_s = min(2 * pause_s, 8.0)
+
+    async def _plain_word(self, bill: Bill) -> tuple[str, Kind | None]:
+        """What is wrong with the provider's answer to a plain word, empty when nothing is, and how it failed."""
+        try:
+            answer = await self._answer([_PROBE], 1, bill)
+        except Fault as fault:
+            return ("" if fault.kind is Kind.CONTENT else str(fault)), fault.kind
+        return answer.problem if not answer.good.all() else "", None
 
     async def _answer(self, texts: Sequence[str], tokens: int, bill: Bill, *, suspect: bool = False) -> Answer:
         prefix = self._spec.document_prefix
@@ -279,10 +266,6 @@ class Traffic:
         self._committed.append(done)
         self._pump.tell(event)
         await done
-
-
-def _tokens(batch: Sequence[Pending]) -> int:
-    return sum(one.tokens for one in batch)
 
 
 def _prefix_tokens(config: EmbedderConfig, spec: EmbedderSpec) -> int:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from kb_pipeline.embed.lane import Finished, LaneReport, Pending, Refused
+from kb_pipeline.embed.lane import Finished, Lane, LaneReport, Pending, Refused
 from kb_pipeline.embed.lane import Progress as LaneProgress
 from kb_pipeline.embed.lanes import lane_for
 from kb_pipeline.embed.models import IN_PROCESS
 from kb_pipeline.embed.packing import admissible
 from kb_pipeline.embed.registry import make_embedder, make_lane, max_input_tokens, resolve_spec
+from kb_pipeline.errors import KbError
 from kb_pipeline.stages.batch_lane import BatchLane
 from kb_pipeline.stages.context import StageContext, TaskHandle
 from kb_pipeline.stages.flight import Flight
@@ -191,12 +192,18 @@ class Carrier:
                 admit=admit,
             )
             self.done.add(report)
-            self._purse.sent_again(space.spec.model, report.sent_again_texts)
             if report.breaker == "closed":
                 close_breakers(conn, tenant_id, ctx.run_id)
+        except KbError:  # the lane has waited for every request under way: none is lost as in a crash
+            self._landed(space, lane, flight)
+            raise
         finally:
             self.done.seconds += time.perf_counter() - started
             task.done()
+        self._landed(space, lane, flight)
+
+    def _landed(self, space: Space, lane: Lane, flight: Flight | None) -> None:
+        self._purse.sent_again(space.spec.model, lane.sent_again_texts)
         if flight is not None:
             flight.landed()
 

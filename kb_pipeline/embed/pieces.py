@@ -1,0 +1,34 @@
+"""Texts on their way through the sync lane, and what happened to them so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kb_pipeline.embed.asking import SPOILT_ATTEMPTS
+from kb_pipeline.embed.faults import Kind
+from kb_pipeline.embed.lane import Pending
+
+
+@dataclass(slots=True)
+class Piece:
+    """Texts that go in one request, and what happened to them so far."""
+
+    batch: list[Pending]
+    spoilt: int = 0
+    """Answers in which all of these texts were unusable."""
+    doubts: int = 0
+    """How often these texts failed though the provider answered a plain word right after."""
+    part_of: Kind | None = None
+    """Half of a request that failed again and again: how."""
+
+    def halves(self, kind: Kind) -> list[Piece]:
+        """Two pieces, the first half last."""
+        middle = len(self.batch) // 2
+        spoilt = min(self.spoilt, SPOILT_ATTEMPTS - 1)
+        return [Piece(half, spoilt, part_of=kind) for half in (self.batch[middle:], self.batch[:middle])]
+
+
+def tokens_of(batch: Sequence[Pending]) -> int:
+    """Tokens of these texts, without a prefix."""
+    return sum(one.tokens for one in batch)
