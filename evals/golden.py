@@ -73,8 +73,9 @@ class GoldenSet:
 
 
 def from_body(name: str, body: Mapping[str, Any]) -> GoldenSet:
-    """The set that `GoldenSet.body` described, with the order of its questions."""
-    questions, judgments = body["questions"], body["judgments"]
+    """The set that `GoldenSet.body` described. Questions are ordered by id wherever a set comes from, since a bootstrap
+    depends on their order and JSON in Postgres keeps none."""
+    questions, judgments = dict(sorted(body["questions"].items())), dict(sorted(body["judgments"].items()))
     return GoldenSet(
         name,
         questions,
@@ -104,7 +105,7 @@ def read_golden(folder: str | Path) -> GoldenSet:
         faults.append(Problem("no-judgments", (), "no question has a relevant document"))
     if faults:
         raise ConfigError(f"golden set {root} cannot be used:\n" + "\n".join(f"  - {fault}" for fault in faults))
-    judged = {qid: text for qid, text in questions.items() if qid in judgments}
+    judged = {qid: text for qid, text in sorted(questions.items()) if qid in judgments}
     problems = [
         *_problem("duplicate-judgment", doubled, "judgments that stand twice with the same grade"),
         *_problem(

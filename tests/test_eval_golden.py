@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from eval_tenant import golden_folder
 
-from evals.golden import read_golden, resolved
+from evals.golden import from_body, read_golden, resolved
 from evals.questions import probes, sampled_questions, sentence_of
 from kb_pipeline.errors import ConfigError
 
@@ -80,3 +80,15 @@ def test_probes_are_fixed_by_the_tenant_and_equal_sentences_are_asked_once() -> 
         [(b"1" * 32, "the same words again here"), (b"2" * 32, "the same words again here"), (b"3" * 32, "***")]
     )
     assert [question.fingerprint for question in asked] == [b"1" * 32]
+
+
+def test_questions_stand_in_one_order_wherever_the_set_comes_from(tmp_path: Path) -> None:
+    """A bootstrap depends on it, and so does a repetition to the last digit."""
+    ids = ["q10", "q9", "long-name", "b"]
+    read = read_golden(golden_folder(tmp_path / "g", {qid: qid for qid in ids}, [(qid, "d", 1) for qid in ids]))
+    body = read.body()
+    shuffled = {name: dict(reversed(body[name].items())) for name in ("questions", "judgments")}
+    again = from_body("g", {**body, **shuffled})
+    for golden in (read, again):
+        assert list(golden.questions) == list(golden.judgments) == sorted(ids)
+    assert again.sha256 == read.sha256
