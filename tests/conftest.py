@@ -31,10 +31,11 @@ WHOLE_PROCESSES = frozenset(
         "test_replay",
         "test_spend_budget",
         "test_stages_kill",
+        "test_tune_fit",
         "test_ui",
     }
 )
-"""Tests that start `kb` again and again, or a browser: minutes that say nothing about a Postgres version."""
+"""Tests that start `kb` or a browser, or search for long: minutes that say nothing about a Postgres version."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
