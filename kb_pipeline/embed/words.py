@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _WORDS = re.compile("[ \u2581]*[^ \u2581\n]+|[ \u2581]+|\n")
+_FEW = 32
 _TABLE_WORDS = 100_000
 _TABLE_CHARACTERS = 4_000_000
 
@@ -101,7 +102,10 @@ class WordTokenizer:
 
     def _learn(self, new: list[str]) -> None:
         self._characters += sum(map(len, new))
-        ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(new, add_special_tokens=False)]
+        if len(new) <= _FEW:  # a question's: waking the tokenizer's threads takes longer than its words do
+            ids = [self._tokenizer.encode(word, add_special_tokens=False).ids for word in new]
+        else:
+            ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(new, add_special_tokens=False)]
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         fresh = np.fromiter(chain.from_iterable(ids), np.int32, int(lengths.sum()))
         self._table = np.concatenate([self._table, fresh])
