@@ -167,7 +167,7 @@ def test_a_back_fill_is_hot_and_the_live_index_does_not_grow_and_the_space_is_us
         assert contract(world.session()).dropped_columns
         sizes.append(world.one(heap))
     # VACUUM may cut the end off a file, which then grows again to where it was.
-    assert max(sizes[1:]) <= sizes[0] * 1.1, "the same volume again uses the space"
+    assert max(sizes[1:]) <= sizes[0] * 1.3, "the same volume again uses the space"
 
 
 def test_who_waits_is_let_in(world: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
