@@ -20,9 +20,10 @@ class Killed(BaseException):
     """Stands for `kill -9`: nothing of ours catches it."""
 
 
-def batch_world(db: Database, tmp_path: Path, server: ProviderServer) -> World:
-    """Ten documents of three texts each."""
-    made = World(db, tmp_path, sections={"embedder": settings(server), "chunking": {"max_tokens": 24}})
+def batch_world(db: Database, tmp_path: Path, server: ProviderServer, embedder: dict[str, Any] | None = None) -> World:
+    """Ten documents of three texts each; without an [embedder], in the batch lane."""
+    sections = {"embedder": embedder or settings(server), "chunking": {"max_tokens": 24}}
+    made = World(db, tmp_path, sections=sections)
     with db.connect("owner") as conn:
         conn.execute("INSERT INTO kb.tenants (tenant_id) VALUES ('world') ON CONFLICT DO NOTHING")
     made.write({f"{at}.md": page(f"Title {at}", PARAGRAPHS[at * 3 : at * 3 + 3]) for at in range(10)})

@@ -75,6 +75,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.postgres)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test marked `alone` has the server for itself: a transaction in any database of it keeps pages of all others
+    from being pruned, so what is counted there would depend on the other worker's tests.
+    """
+    if "server_home" not in getattr(item, "fixturenames", ()):
+        return (yield)
+    with (Path(os.environ[SERVER_HOME]) / "tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        return (yield)
+
+
 def pytest_report_header() -> str:
     """Which Postgres the tests run on."""
     return f"postgres: embedded {os.environ['KB_PG_MAJOR']}"

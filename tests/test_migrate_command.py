@@ -143,6 +143,7 @@ def test_what_it_will_take(world: Changing) -> None:
     assert again.texts == 0
 
 
+@pytest.mark.alone
 def test_a_back_fill_is_hot_and_the_live_index_does_not_grow_and_the_space_is_used_again(world: Changing) -> None:
     size = "SELECT pg_relation_size(to_regclass('kb.' || index_name)) FROM kb.builds WHERE state = 'live'"
     counts = (
@@ -158,8 +159,7 @@ def test_a_back_fill_is_hot_and_the_live_index_does_not_grow_and_the_space_is_us
     world.change("SELECT pg_stat_force_next_flush()")
     updated, hot = (now - then for now, then in zip(world.query(counts)[0], before, strict=True))
     assert world.one(size) == live
-    # As in test_stages_versions: what other tests do on the server keeps pages from being pruned.
-    assert updated >= 400 and hot >= 0.25 * updated
+    assert updated >= 400 and hot >= 0.95 * updated
     sizes: list[int] = []
     for model in ("b", "c", "d"):  # each supersedes the one before, which is given back
         world.model({"provider": PREPARED, "model": model, "dims": 768})
@@ -167,7 +167,7 @@ def test_a_back_fill_is_hot_and_the_live_index_does_not_grow_and_the_space_is_us
         assert contract(world.session()).dropped_columns
         sizes.append(world.one(heap))
     # VACUUM may cut the end off a file, which then grows again to where it was.
-    assert max(sizes[1:]) <= sizes[0] * 1.3, "the same volume again uses the space"
+    assert max(sizes[1:]) <= sizes[0] * 1.1, "the same volume again uses the space"
 
 
 def test_who_waits_is_let_in(world: Changing, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from batch_world import PARAGRAPHS, batch_world
 from provider_server import KEY, ProviderServer
 from stage_world import World, page
 
@@ -20,7 +21,6 @@ from kb_pipeline.store.database import Database
 from kb_pipeline.store.spend import spend_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
-PARAGRAPHS = [f"Paragraph {number} says something that no other says, at some length." for number in range(30)]
 
 
 @pytest.fixture
@@ -36,11 +36,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProviderServer]:
 
 @pytest.fixture
 def world(db: Database, tmp_path: Path, server: ProviderServer) -> World:
-    made = World(db, tmp_path, sections={"embedder": settings(server), "chunking": {"max_tokens": 24}})
-    with db.connect("owner") as conn:
-        conn.execute("INSERT INTO kb.tenants (tenant_id) VALUES ('world') ON CONFLICT DO NOTHING")
-    made.write({f"{at}.md": page(f"Title {at}", PARAGRAPHS[at * 3 : at * 3 + 3]) for at in range(10)})
-    return made
+    return batch_world(db, tmp_path, server, settings(server))
 
 
 def settings(server: ProviderServer, **options: object) -> dict[str, Any]:

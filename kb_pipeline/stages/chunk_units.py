@@ -1,4 +1,4 @@
-"""Reading and chunking of changed documents in units of some megabytes, on as many processes as a stage may use."""
+"""Reading and chunking of changed documents in units of half a megabyte, on as many processes as a stage may use."""
 
 from __future__ import annotations
 

@@ -78,8 +78,7 @@ def is_ready(pgdata: Path) -> bool:
 
 def pid(pgdata: Path) -> int | None:
     """Process id of the postmaster by its pid file, stale or not."""
-    lines = _pid_file(pgdata)
-    return int(lines[0]) if lines and lines[0].strip().isdigit() else None
+    return _number_in(pgdata / "postmaster.pid")
 
 
 def create(pgdata: Path, major: int) -> None:
