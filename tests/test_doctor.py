@@ -74,6 +74,7 @@ def test_an_exact_tenant_is_looked_at_too(
     measured(kb_env, "acme", serve(kb_env, corpus, method="exact"), "pass")
     code, findings = doctor(capsys)
     assert code == 0 and "compares" in findings["plan"][0]["finding"] and "build memory" not in findings
+    assert findings["norms"][0]["finding"].startswith("30 vectors"), "all of a small tenant"
     assert not findings["connections"][0]["finding"].startswith("0 of"), "this one at least"
 
 

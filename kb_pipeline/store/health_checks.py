@@ -133,14 +133,21 @@ def search_plan(conn: Connection[TupleRow], tenant_id: str, build: BuildRow, ver
 
 
 def norms(conn: Connection[TupleRow], tenant_id: str, version: Version) -> Finding:
-    """Lengths of a sample of stored vectors: one where they are normalised, never zero."""
+    """Lengths of a sample of stored vectors: one where they are normalised, never zero.
+
+    The sample starts anywhere among the fingerprints, which are spread evenly, and goes on from the lowest at the end.
+    """
     row = conn.execute(
         sql.SQL(
+            "WITH start AS MATERIALIZED (SELECT sha256(convert_to(now()::text, 'UTF8')) AS at) "
             "SELECT count(*), count(*) FILTER (WHERE n = 0), count(*) FILTER (WHERE abs(n - 1) > 0.01), min(n), max(n) "
-            "FROM (SELECT vector_norm({c}::vector) AS n FROM kb.contents WHERE tenant_id = %s AND {c} IS NOT NULL "
-            "AND fingerprint >= sha256(convert_to(now()::text, 'UTF8')) ORDER BY fingerprint LIMIT %s) s"
+            "FROM (SELECT vector_norm({c}::vector) AS n FROM ("
+            "(SELECT {c} FROM kb.contents WHERE tenant_id = %(tenant)s AND {c} IS NOT NULL "
+            "AND fingerprint >= (SELECT at FROM start) ORDER BY fingerprint LIMIT %(rows)s) UNION ALL "
+            "(SELECT {c} FROM kb.contents WHERE tenant_id = %(tenant)s AND {c} IS NOT NULL "
+            "AND fingerprint < (SELECT at FROM start) ORDER BY fingerprint LIMIT %(rows)s) LIMIT %(rows)s) v) s"
         ).format(c=column(version.version)),
-        (tenant_id, NORM_ROWS),
+        {"tenant": tenant_id, "rows": NORM_ROWS},
     ).fetchone()
     assert row is not None
     count, zero, off, low, high = row
