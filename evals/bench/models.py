@@ -26,11 +26,12 @@ class Projected:
 
     def __init__(self, config: EmbedderConfig) -> None:
         self._dims = config.dims or 768
+        self._name = config.model
 
     def embed_documents(self, texts: Sequence[str]) -> Vectors:
         """Vectors of documents."""
         if path := os.environ.get(LOG):
-            digests = (hashlib.sha256(f"{self._dims}:{text}".encode()).hexdigest() for text in texts)
+            digests = (hashlib.sha256(f"{self._name}:{text}".encode()).hexdigest() for text in texts)
             file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             os.write(file, "".join(f"{digest}\n" for digest in digests).encode())
             os.close(file)
