@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -76,10 +77,23 @@ def test_ids_are_those_of_the_tokenizer() -> None:
     assert ids_by_word([*TEXTS, "", " ", "\n"]) == ids_of_wordllama([*TEXTS, "", " ", "\n"])
 
 
+ANY_TEXTS = st.lists(
+    st.text(alphabet=st.one_of(st.sampled_from(" \n\t\u2581<s>/unkab.1"), st.characters(codec="utf-8")))
+)
+
+
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.text(alphabet=st.one_of(st.sampled_from(" \n\t\u2581<s>/unkab.1"), st.characters(codec="utf-8")))))
+@given(ANY_TEXTS)
 def test_any_text_splits_at_words(texts: list[str]) -> None:
     assert ids_by_word([*texts, "end"]) == ids_of_wordllama([*texts, "end"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(ANY_TEXTS)
+def test_words_learned_together_keep_their_ids(texts: list[str]) -> None:
+    words()._clear()
+    with patch("kb_pipeline.embed.words._FEW", -1):
+        assert ids_by_word([*TEXTS, *texts]) == ids_of_wordllama([*TEXTS, *texts])
 
 
 def test_a_full_table_of_words_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:

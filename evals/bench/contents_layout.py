@@ -35,7 +35,7 @@ class Layout:
     vector: str = "EXTERNAL"
     """Of the first column; the one that is back-filled is always EXTERNAL."""
     text: str = "EXTENDED"
-    """Of body and tsv: EXTENDED compresses them, EXTERNAL does not."""
+    """Of body: EXTENDED compresses it, EXTERNAL does not."""
 
     @property
     def name(self) -> str:
@@ -124,7 +124,6 @@ def create(conn: Any, layout: Layout, dims: int) -> None:
         "fingerprint)) "
         f"WITH (fillfactor = {layout.fillfactor}{target}, autovacuum_enabled = off)"
     )
-    conn.execute("CREATE INDEX ON contents USING gin (tsv)")
     for number in (1, 2):
         conn.execute(
             f"ALTER TABLE contents DROP COLUMN IF EXISTS embedding_v{number}, ADD COLUMN v{number} vector({dims})"
@@ -132,8 +131,7 @@ def create(conn: Any, layout: Layout, dims: int) -> None:
         conn.execute(
             f"ALTER TABLE contents ALTER COLUMN v{number} SET STORAGE {layout.vector if number == 1 else 'EXTERNAL'}"
         )
-    for name in ("body", "tsv"):
-        conn.execute(f"ALTER TABLE contents ALTER COLUMN {name} SET STORAGE {layout.text}")
+    conn.execute(f"ALTER TABLE contents ALTER COLUMN body SET STORAGE {layout.text}")
 
 
 def rows_of(width: int, rows: int, dims: int) -> Iterator[tuple[bytes, str, Any]]:

@@ -6,7 +6,6 @@ import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +18,10 @@ _WORDS = re.compile("[ \u2581]*[^ \u2581\n]+|[ \u2581]+|\n")
 _FEW = 32
 _TABLE_WORDS = 100_000
 _TABLE_CHARACTERS = 4_000_000
+_GROUP_CHARACTERS = 2_000
+"""Words that are tokenized at once: each call costs as much as several words, and threads share a batch of groups."""
+
+Ids = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class WordTokenizer:
     def __init__(self, tokenizer: Tokenizer) -> None:
         from tokenizers import normalizers
 
-        _require_split_points(tokenizer)
+        self._line_end = _line_end(tokenizer)
         # the Llama normalizer also puts a space before every text: encode() does that, because a word has its own
         tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
         tokenizer.no_padding()
@@ -59,14 +62,15 @@ class WordTokenizer:
         self._lock = threading.Lock()
         added: Any = tokenizer.get_added_tokens_decoder()
         marks = sorted((str(token.content) for token in added.values()), key=len, reverse=True)
+        self._marks = frozenset(marks)
         self._special = re.compile("(" + "|".join(map(re.escape, marks)) + ")")
         self._clear()
 
     def _clear(self) -> None:
-        self._index: dict[str, int] = {}
-        self._characters = 0
-        self._table = np.empty(0, np.int32)
-        self._starts = np.zeros(1, np.int64)
+        self._index = {"\n": 0}  # known from the start: it is what words are told apart by
+        self._characters = 1
+        self._table = np.array([self._line_end], np.int32)
+        self._starts = np.array([0, 1], np.int64)
 
     def encode(self, texts: Sequence[str]) -> Ragged:
         """Ids of each text, without special tokens."""
@@ -102,14 +106,36 @@ class WordTokenizer:
 
     def _learn(self, new: list[str]) -> None:
         self._characters += sum(map(len, new))
-        if len(new) <= _FEW:  # a question's: waking the tokenizer's threads takes longer than its words do
-            ids = [self._tokenizer.encode(word, add_special_tokens=False).ids for word in new]
-        else:
-            ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(new, add_special_tokens=False)]
-        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-        fresh = np.fromiter(chain.from_iterable(ids), np.int32, int(lengths.sum()))
-        self._table = np.concatenate([self._table, fresh])
+        parts = self._one_by_one(new) if len(new) <= _FEW else self._together(new)
+        lengths = np.concatenate([lengths for _, lengths in parts])
+        self._table = np.concatenate([self._table, *(ids for ids, _ in parts)])
         self._starts = np.concatenate([self._starts, self._starts[-1] + np.cumsum(lengths)])
+
+    def _one_by_one(self, words: list[str]) -> list[tuple[Ids, Ids]]:
+        """Ids of each word and how many: for a question's, as waking the tokenizer's threads takes longer."""
+        found = [np.array(self._tokenizer.encode(word, add_special_tokens=False).ids, np.int32) for word in words]
+        return [(ids, np.array([ids.size], np.int32)) for ids in found]
+
+    def _together(self, words: list[str]) -> list[tuple[Ids, Ids]]:
+        """Ids of groups of words, one word a line and told apart by the line ends' tokens, and how many each has."""
+        groups: list[list[str]] = [[]]
+        characters = 0
+        for word in words:
+            mark = word in self._marks  # it may take the blanks or the line end beside it along: by itself
+            if mark or characters > _GROUP_CHARACTERS:
+                groups.append([])
+                characters = 0
+            groups[-1].append(word)
+            characters += _GROUP_CHARACTERS + 1 if mark else len(word) + 1
+        lines = ["\n".join(group) for group in groups]
+        found: list[tuple[Ids, Ids]] = []
+        encodings = self._tokenizer.encode_batch_fast(lines, add_special_tokens=False)
+        for group, encoding in zip(groups, encodings, strict=True):
+            ids = np.array(encoding.ids, np.int32)
+            ends = np.flatnonzero(ids == self._line_end)
+            if group:
+                found.append((np.delete(ids, ends), np.diff(ends, prepend=-1, append=ids.size) - 1))
+        return found
 
     def _gather(self, words: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> Ragged:
         starts = self._starts[words]
@@ -121,10 +147,11 @@ class WordTokenizer:
         return Ragged(ids=self._table[places], ends=text_ends)
 
 
-def _require_split_points(tokenizer: Tokenizer) -> None:
-    """Refuse a tokenizer with a token that crosses a word's beginning or a line break."""
+def _line_end(tokenizer: Tokenizer) -> int:
+    """Id of a line break. Refuses a tokenizer with a token that crosses a word's beginning or a line break."""
     vocabulary = tokenizer.get_vocab(with_added_tokens=False)
     joined = "\x00".join(vocabulary)
     crossing = re.search("[^\u2581\x00]\u2581|\n", joined)
     if crossing is not None or "<0x0A>" not in vocabulary:
         raise ValueError("the tokenizer has tokens that cross words, so texts cannot be split at words")
+    return vocabulary["<0x0A>"]

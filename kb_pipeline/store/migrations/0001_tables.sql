@@ -47,7 +47,6 @@ CREATE TABLE kb.contents (
     body        text NOT NULL,
     tokens      integer NOT NULL,
     lang        regconfig NOT NULL DEFAULT 'english',
-    tsv         tsvector GENERATED ALWAYS AS (to_tsvector(lang, left(body, 250000))) STORED,
     orphaned_at timestamptz,                     -- since when no chunk refers to it; NULL while one does
     PRIMARY KEY (tenant_id, fingerprint)
 ) PARTITION BY HASH (tenant_id);
@@ -58,7 +57,6 @@ BEGIN
         EXECUTE format('CREATE TABLE kb.contents_p%s PARTITION OF kb.contents FOR VALUES WITH (MODULUS 8, REMAINDER %s)', i, i);
     END LOOP;
 END $$;
-CREATE INDEX contents_tsv ON kb.contents USING gin (tsv);
 
 CREATE TABLE kb.embedding_versions (
     version       integer PRIMARY KEY CHECK (version >= 1),
