@@ -92,6 +92,8 @@ def _due(
     listed, changes = source_changes(ctx, conn)
     if pending.unsettled:
         changes = (*changes, "the last run did not end")
+    if pending.builds:
+        changes = (*changes, "a crash left an index build unfinished")
     if pending.batch_jobs:
         changes = (*changes, f"{pending.batch_jobs} batch jobs are at the provider")
     return Due(listed, changes, actions)

@@ -24,6 +24,7 @@ from kb_pipeline.store.database import Database
 from kb_pipeline.store.index_ddl import our_indexes
 from kb_pipeline.store.locks import build_lock
 from kb_pipeline.store.orphans import collect_orphans
+from kb_pipeline.store.unfinished import unfinished
 from kb_pipeline.store.versions import read_version
 
 DIMS = 32
@@ -181,11 +182,17 @@ def test_kill_9_during_a_build_is_put_right_by_the_next(db: Database, moment_s: 
         assert recover(db).busy, "a build that is going on is left alone"
         time.sleep(moment_s)
         process.send_signal(signal.SIGKILL)
+    assert left_behind(db), "`kb run` has something to do"
     wait_for(lambda: not recover(db).busy)
-    assert sorted(states(db).values()) == ["failed", "live"] and indexes(db) == []
+    assert sorted(states(db).values()) == ["failed", "live"] and indexes(db) == [] and not left_behind(db)
     again = build(db, corpus)
     assert states(db)[live] == "live" and states(db)[again.build_id] == "candidate"
     assert indexes(db) == [f"kb_build_{again.build_id}"]
+
+
+def left_behind(db: Database) -> bool:
+    with db.connect("owner") as conn:
+        return unfinished(conn, ["acme"])["acme"].builds
 
 
 def wait_for(condition: object, seconds: float = 20) -> None:

@@ -1,31 +1,33 @@
 """`kill -9` of a run or of Postgres at random moments of build, evaluation, promotion and drop, while searches go on.
 
-`python -m evals.bench.lifecycle_chaos [--kills 200] [--postgres 0.2] [--rows 3000]`: after each kill one run must
-repair everything: one live build, no INVALID or orphaned index, no build left `building`, and every answer
-right all along.
+`python -m evals.bench.lifecycle_chaos [--kills 200] [--postgres 0.2] [--rows 3000] [--seed 1] [--seconds 0]`: after
+each kill one run must repair everything: one live build, no INVALID or orphaned index, no build left `building`, and
+every answer right all along. The commands are forks of a process that has imported everything, so a kill costs little.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import random
-import signal
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 from collections import Counter
-from itertools import pairwise
-from pathlib import Path
+from typing import Any
 
 from evals.bench.common import header, table
+from evals.bench.forked import Child, Forks, announce
 from evals.bench.large import TENANT, large_tenant, questions
-from evals.bench.search_load import search_load
+from evals.bench.migration_chaos import kill_server
+from evals.bench.search_load import Load, search_load
 from evals.bench.workspace import Workspace
 
-PARTS = ("build", "evaluation", "promotion", "drop")
+PARTS = {
+    "build": "kb_pipeline.stages.hnsw_index:run",
+    "evaluation": "evals.run:evaluate",
+    "promotion": "kb_pipeline.stages.live_index:run",
+    "drop": "kb_pipeline.stages.live_index:drop_past_soak",
+    "maintenance": "kb_pipeline.maintenance:maintain",
+}
+"""Where each part begins. The previous build is dropped by the run itself, or by maintenance where it has a soak."""
 TOML = """
 [index]
 exact_below = 0
@@ -34,194 +36,187 @@ preset = "dev"
 queries = 20
 recall_floor = 0.5
 latency_tolerance = 1000.0
+latency_seconds = 0.3
 [promotion]
-soak = "0s"
+soak = "{soak}"
 [tenants.{tenant}]
 source = "{source}"
 """
+CHECKS = {
+    "INVALID indexes": "SELECT count(*) FROM pg_index WHERE NOT indisvalid",
+    "builds left building": "SELECT count(*) FROM kb.builds WHERE state = 'building'",
+    "indexes without a build": "SELECT count(*) FROM pg_class c WHERE relkind = 'i' AND "
+    "starts_with(relname, 'kb_build_') AND NOT EXISTS (SELECT FROM kb.builds b WHERE b.index_name = "
+    "c.relname AND b.state IN ('candidate', 'live', 'previous'))",
+    "standing builds without an index": "SELECT count(*) FROM kb.builds WHERE method = 'hnsw' AND state IN "
+    "('candidate', 'live', 'previous') AND to_regclass('kb.' || index_name) IS NULL",
+}
+"""What a repaired database must not have."""
+LIVE = (
+    "SELECT count(*) FROM kb.builds b JOIN kb.live l USING (build_id) WHERE b.state = 'live' AND "
+    "(SELECT count(*) FROM kb.builds WHERE state = 'live') = 1"
+)
+"""Builds that are live, by both accounts of it."""
+
+
+def prepare() -> None:
+    """In the process that the commands are forked from: the model loaded, each part says when it begins."""
+    from kb_pipeline.config.schema import EmbedderConfig
+    from kb_pipeline.embed.registry import make_embedder
+
+    make_embedder(EmbedderConfig()).embed_queries(["a text"])
+    for name, place in PARTS.items():
+        announce(place, name)
 
 
 def main() -> None:
-    """Kill, repair, compare; end with 1 when something is not as it should be."""
+    """Kill, repair, look; end with 1 when something is not as it should be."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--postgres", type=float, default=0.2, help="share of the kills that hit Postgres")
     parser.add_argument("--rows", type=int, default=3_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=0.0, help="no kill later than this; 0: until all are done")
     parser.add_argument("--smoke", action="store_true", help="six kills")
-    parser.add_argument("--cycle", action="store_true", help="(the process that is killed)")
     args = parser.parse_args()
-    if args.cycle:
-        cycle()
-        return
-    kills = 6 if args.smoke else args.kills
-    header(f"{kills} kills during build, evaluation, promotion and drop")
+    header("kills during build, evaluation, promotion and drop")
     with large_tenant(args.rows) as (space, _):
-        broken = disturb(space, kills=kills, postgres=args.postgres, seed=args.seed)
-    if broken:
-        raise SystemExit("\n".join(broken))
+        configure(space, "1h")
+        with Forks(space.env, space.folder, prepare="evals.bench.lifecycle_chaos:prepare") as forks:
+            storm = Storm(space, forks, random.Random(args.seed), args.postgres)
+            storm.rage(6 if args.smoke else args.kills, args.seconds or 1e9)
+    if storm.broken:
+        raise SystemExit("\n".join(storm.broken))
 
 
-def cycle() -> None:
-    """One whole life-cycle in this process: recover, build, measure, promote, drop. Says which part it begins.
-
-    Latency is measured for a shorter time than in a run, because it is the longest part and changes nothing.
-    """
-    from functools import partial
-
-    import evals.run
-    from evals.run import evaluate
-    from kb_pipeline.maintenance import maintain
-    from kb_pipeline.session import open_session
-    from kb_pipeline.stages import hnsw_index, live_index
-
-    evals.run.measure_latency = partial(evals.run.measure_latency, seconds=0.3, throughput_s=0.1)
-    session = open_session()
-    ctx = session.stage(TENANT, f"cycle-{os.getpid()}")
-    for name, part in (
-        (PARTS[0], lambda: hnsw_index.run(ctx, rebuild=True)),
-        (PARTS[1], lambda: evaluate(ctx)),
-        (PARTS[2], lambda: live_index.run(ctx, by="bench")),
-        (PARTS[3], lambda: maintain(session)),
-    ):
-        print(name, flush=True)
-        part()
-    print("end", flush=True)
+def configure(space: Workspace, soak: str) -> None:
+    """Write kb.toml: how long a previous build is kept."""
+    space.configure(TOML.format(tenant=TENANT, source=space.folder / "records.jsonl", soak=soak))
 
 
-def disturb(space: Workspace, *, kills: int, postgres: float, seed: int) -> list[str]:
-    """Every broken promise as a sentence."""
-    from kb_pipeline.config.schema import EmbedderConfig
-    from kb_pipeline.embed.registry import make_embedder
-    from kb_pipeline.index.exact import nearest_distances
-    from kb_pipeline.store.database import Database
-    from kb_pipeline.store.eval_vectors import vector_blocks
+class Storm:
+    """A history of rebuilds with kills in it."""
 
-    source = random.Random(seed)
-    space.configure(TOML.format(tenant=TENANT, source=space.folder / "records.jsonl"))
-    space.kb("run")
-    run_cycle(space, None)
-    lasting = run_cycle(space, None)[1]
-    db = Database(space.dsn())
-    vectors = make_embedder(EmbedderConfig()).embed_queries(questions(50)).vectors
-    with db.connect("owner") as conn:
-        blocks = vector_blocks(conn, TENANT, 1, dims=vectors.shape[1], storage="vector", block_rows=8192)
-        exact = nearest_distances((block for _, block in blocks), vectors, 10)
-    broken: list[str] = []
-    hit: Counter[str] = Counter()
-    down: list[tuple[float, float]] = []
-    with search_load(db, TENANT, vectors, exact, version=1, rate=10) as load:
-        for number in range(kills):
-            of_postgres = source.random() < postgres
-            began = time.monotonic()
-            part = PARTS[number % len(PARTS)]
-            moment = (part, source.uniform(0.0, 1.1) * lasting[part])
-            part, _, _ = run_cycle(space, moment, server=space.home if of_postgres else None)
-            hit[f"{part}{' (Postgres)' if of_postgres else ''}"] += 1
-            if of_postgres:
-                start_again(space)
-                down.append((began, time.monotonic() + 1))
-            left = live_builds(space)
-            if left != 1:
-                broken.append(f"kill {number} ({part}): {left} live builds before the repair")
-            code = run_cycle(space, None)[2]
-            if code:
-                broken.append(f"kill {number} ({part}): the run after it ended with {code}")
-            broken += [f"kill {number} ({part}): {fault}" for fault in faults(space)]
-            print(f"kill {number}: {part}{' of Postgres' if of_postgres else ''}, {len(broken)} faults", flush=True)
+    def __init__(self, space: Workspace, forks: Forks, source: random.Random, postgres: float) -> None:
+        self._space, self._forks, self._source, self._postgres = space, forks, source, postgres
+        self._dsn = space.dsn()
+        self._lasting: dict[str, float] = {}
+        self.broken: list[str] = []
+        """Every broken promise as a sentence."""
+        self._ended(forks.run("run"))
+        for soak, command in (("0s", "rebuild"), ("1h", "rebuild"), ("0s", "maintain")):
+            configure(space, soak)
+            self._note(self._ended(forks.run(command)))
+
+    def rage(self, kills: int, seconds: float) -> None:
+        """Kill so many times, and tell what came of it."""
+        from kb_pipeline.config.schema import EmbedderConfig
+        from kb_pipeline.embed.registry import make_embedder
+        from kb_pipeline.index.exact import nearest_distances
+        from kb_pipeline.store.database import Database
+        from kb_pipeline.store.eval_vectors import vector_blocks
+
+        db = Database(self._dsn)
+        vectors = make_embedder(EmbedderConfig()).embed_queries(questions(50)).vectors
+        with db.connect("owner") as conn:
+            blocks = vector_blocks(conn, TENANT, 1, dims=vectors.shape[1], storage="vector", block_rows=8192)
+            exact = nearest_distances((block for _, block in blocks), vectors, 10)
+        hit: Counter[str] = Counter()
+        of_postgres: Counter[str] = Counter()
+        down: list[tuple[float, float]] = []
+        ends = time.monotonic() + seconds
+        missed = number = 0
+        with search_load(db, TENANT, vectors, exact, version=1, rate=10) as load:
+            while hit.total() < kills and time.monotonic() < ends:
+                aim = list(PARTS)[number % len(PARTS)]
+                number += 1
+                child = self._aimed(aim)
+                if child is None:
+                    missed += 1
+                    continue
+                hit[child.at] += 1
+                began = time.monotonic()
+                if self._source.random() < self._postgres:
+                    of_postgres[child.at] += 1
+                    kill_server(self._space)
+                    if self._source.random() < 0.5:  # the command sees its server gone, or goes with it
+                        child.wait(30)
+                    child.kill()
+                    self._ended(self._forks.run("db", "start"))
+                    down.append((began, time.monotonic() + 1))
+                else:
+                    child.kill()
+                self._repair(f"kill {hit.total()} ({child.at})")
+        self._tell(load, down, hit, of_postgres, missed)
+
+    def _aimed(self, part: str) -> Child | None:
+        """A command at a random moment of the part; None when it ended before."""
+        if part == "maintenance":
+            configure(self._space, "1h")
+            self._ended(self._forks.run("rebuild"))
+        configure(self._space, "0s")
+        child = self._forks.start("maintain" if part == "maintenance" else "rebuild")
+        child.wait(until=part)
+        if child.status is None and not child.wait(self._source.uniform(0.0, 1.1) * self._lasting[part]):
+            return child
+        self._ended(child)
+        return None
+
+    def _repair(self, kill: str) -> None:
+        """One run, and what is wrong before and after it."""
+        left = self._count(LIVE)
+        found = [f"{left} live builds before the repair"] * (left != 1)
+        child = self._forks.run(self._source.choice(("run", "rebuild")))
+        found += [f"the run after it ended with {child.status}: {self._said()}"] * bool(child.status)
+        found += [f"{count} {name}" for name, query in CHECKS.items() if (count := self._count(query))]
+        found += [f"{left} live builds"] * ((left := self._count(LIVE)) != 1)
+        self.broken += [f"{kill}: {fault}" for fault in found]
+
+    def _tell(
+        self,
+        load: Load,
+        down: list[tuple[float, float]],
+        hit: Counter[str],
+        of_postgres: Counter[str],
+        missed: int,
+    ) -> None:
         answers = list(load.answers)
-    wrong = [
-        one
-        for one in answers
-        if not any(start <= one.at <= end for start, end in down) and (one.error or one.results < 10)
-    ]
-    good = [one.recall for one in answers if not one.error]
-    table(("killed during", "times"), sorted(hit.items()))
-    mean = sum(good) / max(len(good), 1)
-    print(f"{len(answers):,} searches meanwhile, {len(wrong)} failed or short with Postgres up, mean recall {mean:.4f}")
-    if wrong:
-        broken.append(f"{len(wrong)} searches failed or were short, such as: {wrong[0].error or wrong[0].results}")
-    if mean < 0.5:
-        broken.append(f"mean recall {mean:.3f}")
-    return broken
+        wrong = [
+            one
+            for one in answers
+            if not any(start <= one.at <= end for start, end in down) and (one.error or one.results < 10)
+        ]
+        good = [one.recall for one in answers if not one.error]
+        mean = sum(good) / max(len(good), 1)
+        table(("killed during", "times", "of these Postgres"), [(part, hit[part], of_postgres[part]) for part in hit])
+        if wrong:
+            self.broken.append(f"{len(wrong)} searches failed or were short, such as: {wrong[0]}")
+        if mean < 0.95:
+            self.broken.append(f"mean recall {mean:.3f}")
+        each = ", ".join(f"{part} {hit[part]}" for part in (*PARTS, "start") if hit[part])
+        print(f"sum: {hit.total()} kills ({each}), {of_postgres.total()} of Postgres, {missed} too late, "
+              f"{len(self.broken)} faults, {len(answers):,} searches, recall {mean:.4f}")  # fmt: skip
 
+    def _note(self, child: Child) -> None:
+        """How long each part takes."""
+        moments = sorted((at, name) for name, at in child.began.items())
+        ends = [at for at, _ in moments[1:]] + [time.monotonic()]
+        self._lasting |= {name: end - at for (at, name), end in zip(moments, ends, strict=True)}
 
-def run_cycle(
-    space: Workspace, moment: tuple[str, float] | None, *, server: Path | None = None
-) -> tuple[str, dict[str, float], int]:
-    """Run one cycle, killed (or its Postgres) so many seconds after it began a part: the part it was in then, the
-    seconds each part took, and its exit status."""
-    with tempfile.TemporaryFile("w+") as err:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "evals.bench.lifecycle_chaos", "--cycle"],
-            env={**space.env, "PYTHONPATH": str(Path(__file__).parents[2]), "KB_CONFIG": str(space.folder / "kb.toml")},
-            stdout=subprocess.PIPE, stderr=err, text=True,
-        )  # fmt: skip
-        began: dict[str, float] = {}
-        killer: threading.Timer | None = None
-        assert process.stdout is not None
-        for line in process.stdout:
-            if not (name := line.strip()):
-                continue
-            began[name] = time.perf_counter()
-            if moment is not None and name == moment[0]:
-                killer = threading.Timer(moment[1], kill, (process, server))
-                killer.start()
-        process.wait()
-        if killer is not None:
-            killer.join()
-        if process.returncode and moment is None:
-            err.seek(0)
-            print(err.read()[-1500:], file=sys.stderr)
-    names = list(began)
-    seconds = {one: began[after] - began[one] for one, after in pairwise(names)}
-    return (names or ["start"])[-1], seconds, process.returncode
+    def _ended(self, child: Child) -> Child:
+        if child.status:
+            raise SystemExit(f"a command ended with {child.status} at {child.at!r}: {self._said()}")
+        return child
 
+    def _said(self) -> str:
+        return (self._space.folder / "forked.log").read_text(encoding="utf-8")[-1500:]
 
-def kill(process: subprocess.Popen[str], server: Path | None) -> None:
-    """Kills the process, or its Postgres, and the process too when it does not end by itself."""
-    if server is None:
-        process.kill()
-        return
-    os.kill(int((server / "pg" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
-    try:
-        process.wait(timeout=60)
-    except subprocess.TimeoutExpired:
-        process.kill()
+    def _count(self, query: str) -> int:
+        import psycopg
 
-
-def start_again(space: Workspace) -> None:
-    """Starts the server, as soon as the kernel has taken its killed process away."""
-    for _ in range(30):
-        if space.kb("db", "start", accept=(0, 1)).returncode == 0:
-            return
-        time.sleep(1)
-    raise SystemExit("the server does not start again")
-
-
-def live_builds(space: Workspace) -> int:
-    """Builds that are live, by both accounts of it."""
-    return int(
-        space.query(
-            "SELECT count(*) FROM kb.builds b JOIN kb.live l USING (build_id) WHERE b.state = 'live' AND "
-            "(SELECT count(*) FROM kb.builds WHERE state = 'live') = 1"
-        )[0][0]
-    )
-
-
-def faults(space: Workspace) -> list[str]:
-    """What a repaired database must not have."""
-    checks = {
-        "INVALID indexes": "SELECT count(*) FROM pg_index WHERE NOT indisvalid",
-        "builds left building": "SELECT count(*) FROM kb.builds WHERE state = 'building'",
-        "indexes without a build": "SELECT count(*) FROM pg_class c WHERE relkind = 'i' AND "
-        "starts_with(relname, 'kb_build_') AND NOT EXISTS (SELECT FROM kb.builds b WHERE b.index_name = "
-        "c.relname AND b.state IN ('candidate', 'live', 'previous'))",
-        "standing builds without an index": "SELECT count(*) FROM kb.builds WHERE method = 'hnsw' AND state IN "
-        "('candidate', 'live', 'previous') AND to_regclass('kb.' || index_name) IS NULL",
-    }
-    found = [f"{count} {name}" for name, query in checks.items() if (count := int(space.query(query)[0][0]))]
-    return found + ([] if live_builds(space) == 1 else [f"{live_builds(space)} live builds"])
+        with psycopg.connect(self._dsn, autocommit=True) as conn:
+            row: Any = conn.execute(query.encode()).fetchone()
+            return int(row[0])
 
 
 if __name__ == "__main__":

@@ -21,13 +21,18 @@ class Unfinished:
     """A run that began to add contents has not ended."""
     batch_jobs: int = 0
     """At the provider, or not yet collected."""
+    builds: bool = False
+    """An index build is `building`, or the index of one that failed or was dropped still exists: without a run under
+    way, a crash left it."""
 
 
 def unfinished(conn: Connection[TupleRow], tenant_ids: Sequence[str]) -> dict[str, Unfinished]:
     """For each of these tenants, known or not. `conn` is the owner's."""
     rows = conn.execute(
         "SELECT i.id, EXISTS (SELECT FROM kb.documents d WHERE d.tenant_id = i.id), coalesce(t.unsettled, false), "
-        "(SELECT count(*) FROM kb.batch_jobs j WHERE j.tenant_id = i.id AND j.state = ANY(%s)) "
+        "(SELECT count(*) FROM kb.batch_jobs j WHERE j.tenant_id = i.id AND j.state = ANY(%s)), "
+        "EXISTS (SELECT FROM kb.builds b WHERE b.tenant_id = i.id AND (b.state = 'building' OR "
+        "b.state IN ('failed', 'dropped') AND to_regclass('kb.' || b.index_name) IS NOT NULL)) "
         "FROM unnest(%s::text[]) AS i (id) LEFT JOIN kb.tenants t ON t.tenant_id = i.id",
         (list(OPEN), list(tenant_ids)),
     )
