@@ -10,6 +10,7 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from kb_pipeline.errors import KbError
+from kb_pipeline.processes import behind_searches
 from kb_pipeline.session import Session, current_session
 from kb_pipeline.stages.context import StageContext
 from kb_pipeline.store.locks import tenant_lock
@@ -30,6 +31,7 @@ class KnowledgeBase(dg.ConfigurableResource):  # pyright: ignore[reportMissingTy
         tenant_id = context.run.tags.get(PARTITION_TAG) if context.run else None
         with ExitStack() as stack:
             self._session = current_session()
+            stack.enter_context(behind_searches())
             if tenant_id is not None and tenant_id not in self._session.locked:
                 stack.enter_context(tenant_lock(self._session.db, tenant_id, wait_s=None))
             yield self

@@ -1,9 +1,9 @@
 """A change of model under load: 256 d vector -> 1,536 d halfvec -> back and forward -> 384 d vector, always searched.
 
 `python -m evals.bench.migration_load [--rate 50] [--docs 0]`. PowerShell documentation, a nightly update in the middle
-of the first back-fill. Every search is held against the exact answers of each version before and after the update, the
-best of these counts: a result is right when it is what one version's exact scan gives. Searches that are due while the
-clients are busy wait, and their waiting is part of their latency.
+of the first back-fill. Every search is held against the exact answers of the version it was made with: those before
+the update, those after it, and while the update writes the better of the two. Searches that are due while the clients
+are busy wait, and their waiting is part of their latency. It is told for every stage and every step of the runs in it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +20,11 @@ from typing import Any
 
 from evals.bench.common import header, ratio, skip, table
 from evals.bench.corpora import clone, data_folder, missing_data
+from evals.bench.migration_clients import K, Load, Search, answering, p50, p99
 from evals.bench.models import PROJECTED
 from evals.bench.workspace import Workspace, workspace
 
 TENANT = "docs"
-K = 10
-THREADS = 4
 QUESTIONS = 100
 WINDOW_S = 10.0
 TOML = """
@@ -43,56 +42,30 @@ source = "{source}"
 FIRST = 'provider = "local"'
 
 
-@dataclass(frozen=True, slots=True)
-class Search:
-    """One search of the load."""
-
-    due: float
-    ms: float
-    question: int
-    texts: tuple[str, ...]
-    failed: str = ""
-
-
 @dataclass(slots=True)
-class Load:
-    """Clients that search at a fixed rate until they are told to stop."""
+class History:
+    """What was done when, by `time.monotonic()`."""
 
-    search: Callable[[str], Sequence[str]]
-    questions: list[str]
-    per_second: float
-    done: list[Search] = field(default_factory=list[Search])
-    _next: int = 0
-    _stop: bool = False
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    stages: list[tuple[str, float, float]] = field(default_factory=list[tuple[str, float, float]])
+    builds: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
+    steps: list[tuple[str, float, float]] = field(default_factory=list[tuple[str, float, float]])
+    """Of Dagster runs."""
+    update: tuple[float, float] = (0.0, 0.0)
+    before: list[set[str]] = field(default_factory=list[set[str]])
+    """Exact answers of v1 before the update."""
+    after: dict[int, list[set[str]]] = field(default_factory=dict[int, list[set[str]]])
+    """The same of each version after it."""
 
-    @contextmanager
-    def running(self) -> Generator[None]:
-        """Load while the block runs."""
-        self._stop, started, first = False, time.monotonic(), self._next
-        threads = [threading.Thread(target=self._client, args=(started, first), daemon=True) for _ in range(THREADS)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self._stop = True
-            for thread in threads:
-                thread.join()
+    def recall(self, one: Search) -> float:
+        """Recall@10 of an answer."""
+        truths = [self.after[one.version]] if one.due + one.ms / 1000 > self.update[0] else []
+        if one.version == 1 and one.due < self.update[1]:
+            truths.append(self.before)
+        return max(len(set(one.texts) & truth[one.question]) / K for truth in truths)
 
-    def _client(self, started: float, first: int) -> None:
-        while not self._stop:
-            with self._lock:
-                number = self._next
-                self._next += 1
-            due = started + (number - first) / self.per_second
-            time.sleep(max(0.0, due - time.monotonic()))
-            question, texts, failed = number % len(self.questions), (), ""
-            try:
-                texts = tuple(self.search(self.questions[question]))
-            except Exception as error:
-                failed = f"{type(error).__name__}: {error}"
-            self.done.append(Search(due, (time.monotonic() - due) * 1000, question, texts, failed))
+    def building(self, one: Search) -> bool:
+        """Whether an index was being built."""
+        return any(begin <= one.due + one.ms / 1000 and one.due <= end for begin, end in self.builds)
 
 
 def main() -> None:
@@ -113,7 +86,6 @@ def main() -> None:
 
 
 def _history(space: Workspace, data: Path, rate: float, quiet: float, docs: int, workers: int | None) -> None:
-    from kb_pipeline.search.retriever import Retriever
     from kb_pipeline.session import open_session
     from kb_pipeline.store.database import Database
 
@@ -127,97 +99,95 @@ def _history(space: Workspace, data: Path, rate: float, quiet: float, docs: int,
 
     configure(FIRST)
     space.kb("run")
+    corpus.checkout(corpus.revisions[1])
     questions = _questions(space)
-    truths: list[list[set[str]]] = [_truth(space, 1, questions)]
-    marks: list[tuple[str, float, float]] = []
-    builds: list[tuple[float, float]] = []
-    with Retriever(Database(space.dsn()), open_session(space.folder / "kb.toml").settings) as retriever:
-        load = Load(lambda text: [hit.text for hit in retriever.search(text, tenant=TENANT, k=K)], questions, rate)
-        with load.running(), _watched(space, builds):
+    history = History(before=_truth(space, 1, questions))
+    with answering(Database(space.dsn()), open_session(space.folder / "kb.toml").settings, TENANT) as answer:
+        load = Load(answer, questions, rate)
+        with load.running(), _watched(space, history):
             time.sleep(3)  # connections and caches
-            with _mark(marks, "before"):
+            with _stage(history, "before"):
                 time.sleep(quiet)
-            with _mark(marks, "to 1,536 d halfvec, nightly in it"):
+            with _stage(history, "to 1,536 d halfvec, nightly in it"):
                 configure(f'provider = "{PROJECTED}"\nmodel = "p1536"\ndims = 1536\nstorage = "halfvec"')
                 migration = space.start("migrate")
                 _until(space, "SELECT count(*) > 0 FROM kb.migrations WHERE rows_done > 0", migration)
-                _copy(corpus.checkout(corpus.revisions[1]), source, docs)
-                nightly = space.start("run")
-                _ended(space, nightly)
+                _copy(corpus.tree, source, docs)
+                began = time.monotonic()
+                _ended(space, space.start("run"))
+                history.update = (began, time.monotonic())
                 _ended(space, migration)
-            with _mark(marks, "soak"):
+            with _stage(history, "soak"):
                 time.sleep(quiet / 2)
-        truths += [_truth(space, 1, questions), _truth(space, 2, questions)]
-        with load.running(), _watched(space, builds):
-            with _mark(marks, "rollback"):
+        history.after = {version: _truth(space, version, questions) for version in (1, 2)}
+        with load.running(), _watched(space, history):
+            with _stage(history, "rollback"):
                 space.kb("rollback", "--tenant", TENANT)
-                time.sleep(quiet / 4)
-            with _mark(marks, "forward again"):
+                time.sleep(quiet / 2)
+            with _stage(history, "forward again"):
                 space.kb("rollback", "--tenant", TENANT)
-                time.sleep(quiet / 4)
-            with _mark(marks, "to 384 d vector"):
+                time.sleep(quiet / 2)
+            with _stage(history, "to 384 d vector"):
                 configure(f'provider = "{PROJECTED}"\nmodel = "p384"\ndims = 384')
                 _ended(space, space.start("migrate"))
-            with _mark(marks, "after"):
+            with _stage(history, "after"):
                 time.sleep(quiet / 2)
-        truths.append(_truth(space, 3, questions))
-    _tell(space, load.done, marks, builds, truths)
+        history.after[3] = _truth(space, 3, questions)
+    history.steps = _steps(space)
+    print(f"contents: {space.query('SELECT contents FROM kb.tenants')[0][0]:,}; searches: {len(load.done):,}")
+    _tell(load.done, history)
 
 
-def _tell(
-    space: Workspace,
-    done: list[Search],
-    marks: list[tuple[str, float, float]],
-    builds: list[tuple[float, float]],
-    truths: list[list[set[str]]],
-) -> None:
-    def recall(one: Search) -> float:
-        return max(len(set(one.texts) & truth[one.question]) / K for truth in truths)
-
-    def p99(some: list[Search]) -> float:
-        return sorted(one.ms for one in some)[int(len(some) * 0.99)] if some else 0.0
-
-    def building(one: Search) -> bool:
-        return any(begin <= one.due <= end for begin, end in builds)
-
-    failed = [one for one in done if one.failed]
-    short = [one for one in done if not one.failed and len(one.texts) < K]
-    rows = [
-        (name, end - begin, len(some), p99([one for one in some if not building(one)]),
-         p99([one for one in some if building(one)]))
-        for name, begin, end in marks
-        for some in [[one for one in done if begin <= one.due < end]]
-    ]  # fmt: skip
-    table(("stage", "seconds", "searches", "p99 ms", "p99 ms while an index is built"), rows)
-    base = rows[0][3]
+def _tell(done: list[Search], history: History) -> None:
+    _, begin, end = history.stages[0]
+    base = p99(one for one in done if begin <= one.due < end)
+    rows: list[tuple[str, float, int, float, float, float, float]] = []
+    worst: dict[str, float] = {}
+    for name, begin, end in history.stages:
+        steps = [(f"    {step}", start, stop) for step, start, stop in history.steps if begin <= start < end]
+        for part, start, stop in [(name, begin, end), *steps]:
+            some = [one for one in done if start <= one.due < stop]
+            outside = [one for one in some if not history.building(one)]
+            at = p99(outside)
+            if part == name and begin != history.stages[0][1]:
+                worst[name] = at / base
+            within = p99(one for one in some if history.building(one))
+            rows.append((part, stop - start, len(outside), p50(outside), at, at / base, within))
+    table(
+        ("stage and steps", "seconds", "searches outside builds", "p50 ms", "p99 ms", "/ before", "p99 ms in builds"),
+        rows,
+    )
     windows: dict[int, list[float]] = {}
+    versions: dict[int, list[float]] = {}
     for one in done:
         if not one.failed:
-            windows.setdefault(int(one.due // WINDOW_S), []).append(recall(one))
-    lowest = min((sum(values) / len(values), len(values)) for values in windows.values() if len(values) >= K)
-    print(f"contents: {space.query('SELECT contents FROM kb.tenants')[0][0]:,}; searches: {len(done):,}")
-    print("index builds: " + ", ".join(f"{end - begin:.1f} s" for begin, end in builds))
+            windows.setdefault(int(one.due // WINDOW_S), []).append(history.recall(one))
+            versions.setdefault(one.version, []).append(history.recall(one))
+    lowest = min(sum(values) / len(values) for values in windows.values() if len(values) >= QUESTIONS)
+    told = (f"v{version} {sum(values) / len(values):.4f}" for version, values in sorted(versions.items()))
+    print(f"mean recall@10 of what each version answered, against its own exact answers: {', '.join(told)}")
+    print("index builds: " + ", ".join(f"{end - begin:.1f} s" for begin, end in history.builds))
+    failed = [one for one in done if one.failed]
     for one in failed[:3]:
         print(f"failed: {one.failed}")
     ratio("failed searches", len(failed), limit=0)
-    ratio("short results", len(short), limit=0)
-    ratio(f"lowest mean recall@10 of {len(windows)} windows of 10 s", lowest[0], at_least=0.95)
-    outside = [one for one in done if one.due >= marks[1][1] and not building(one)]
-    within = [one for one in done if building(one)]
-    ratio("p99 outside index builds / before", p99(outside) / base, limit=2)
-    ratio("p99 during index builds / before", p99(within) / base, limit=5)
+    ratio("short results", sum(len(one.texts) < K for one in done if not one.failed), limit=0)
+    ratio(f"lowest mean recall@10 of {len(windows)} windows of 10 s", lowest, at_least=0.95)
+    for name, share in worst.items():
+        ratio(f"p99 outside index builds / before, {name}", share, limit=2)
+    ratio("p99 during index builds / before", p99(one for one in done if history.building(one)) / base, limit=5)
 
 
 @contextmanager
-def _mark(marks: list[tuple[str, float, float]], name: str) -> Generator[None]:
+def _stage(history: History, name: str) -> Generator[None]:
     begin = time.monotonic()
     yield
-    marks.append((name, begin, time.monotonic()))
+    history.stages.append((name, begin, time.monotonic()))
     print(f"{name}: {time.monotonic() - begin:.1f} s", flush=True)
 
 
 @contextmanager
-def _watched(space: Workspace, builds: list[tuple[float, float]]) -> Generator[None]:
+def _watched(space: Workspace, history: History) -> Generator[None]:
     """Notes when an index is being built."""
     import psycopg
 
@@ -229,9 +199,9 @@ def _watched(space: Workspace, builds: list[tuple[float, float]]) -> Generator[N
             while not stop.wait(0.05):
                 row = conn.execute("SELECT count(*) FROM pg_stat_progress_create_index").fetchone()
                 if row and row[0] and since is None:
-                    since = time.monotonic()
+                    since = time.monotonic() - 0.05
                 elif row and not row[0] and since is not None:
-                    builds.append((since, time.monotonic()))
+                    history.builds.append((since, time.monotonic()))
                     since = None
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -243,6 +213,21 @@ def _watched(space: Workspace, builds: list[tuple[float, float]]) -> Generator[N
         thread.join()
 
 
+def _steps(space: Workspace) -> list[tuple[str, float, float]]:
+    """Steps of all runs, from Dagster's event log, as monotonic time."""
+    import psycopg
+    from psycopg.conninfo import make_conninfo
+
+    query = (
+        "SELECT step_key, extract(epoch FROM min(timestamp) AT TIME ZONE 'UTC')::float8, "
+        "extract(epoch FROM max(timestamp) AT TIME ZONE 'UTC')::float8 FROM event_logs "
+        "WHERE dagster_event_type LIKE 'STEP_%' GROUP BY run_id, step_key ORDER BY 2"
+    )
+    offset = time.monotonic() - time.time()
+    with psycopg.connect(make_conninfo(space.dsn(), dbname="dagster")) as conn:
+        return [(step, begin + offset, end + offset) for step, begin, end in conn.execute(query)]
+
+
 def _ended(space: Workspace, process: subprocess.Popen[bytes]) -> None:
     if process.wait() not in (0, 3):
         said = "".join(log.read_text(encoding="utf-8")[-1500:] for log in space.folder.glob("*.log"))
@@ -250,8 +235,14 @@ def _ended(space: Workspace, process: subprocess.Popen[bytes]) -> None:
 
 
 def _until(space: Workspace, query: str, process: subprocess.Popen[bytes]) -> None:
-    while process.poll() is None and not space.query(query)[0][0]:
-        time.sleep(0.1)
+    import psycopg
+
+    with psycopg.connect(space.dsn(), autocommit=True) as conn:
+        while process.poll() is None:
+            row = conn.execute(query.encode()).fetchone()
+            if row and row[0]:
+                return
+            time.sleep(0.1)
 
 
 def _questions(space: Workspace) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +11,6 @@ from kb_pipeline.cli.options import Config, Json, Tenant, Yes, note, print_json,
 app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
 POLL_S = 1.0
-NICE = 10
 
 
 @app.callback()
@@ -198,38 +195,22 @@ def _carry_out(config: str | None, tenant: str | None, max_cost: float | None, *
     outcomes: dict[str, Any] = {}
     codes: list[int] = []
     names = chosen_tenants(open_session(config), tenant)
-    with _behind_searches():
-        for name in names:
-            said = False
-            while True:
-                try:
-                    outcome = run_tenants(config, name, options, quiet=as_json)[0]
-                    break
-                except TenantBusy as busy:
-                    if not said:
-                        note(f"{name}: {busy}. Waiting, then going on")
-                        said = True
-                    time.sleep(POLL_S)
-            outcomes[name] = asdict(outcome)
-            codes.append(outcome.exit_code)
+    for name in names:
+        said = False
+        while True:
+            try:
+                outcome = run_tenants(config, name, options, quiet=as_json)[0]
+                break
+            except TenantBusy as busy:
+                if not said:
+                    note(f"{name}: {busy}. Waiting, then going on")
+                    said = True
+                time.sleep(POLL_S)
+        outcomes[name] = asdict(outcome)
+        codes.append(outcome.exit_code)
     if as_json:
         print_json(outcomes)
     raise typer.Exit(worst(codes))
-
-
-@contextmanager
-def _behind_searches() -> Generator[None]:
-    """Who searches on this machine goes first where cores are few. Entered after the session is open: a server that it
-    had to start would inherit it."""
-    import os
-
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    os.setpriority(os.PRIO_PROCESS, 0, max(before, NICE))
-    try:
-        yield
-    finally:
-        with suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
 def _sample(

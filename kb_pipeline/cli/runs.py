@@ -11,6 +11,7 @@ from kb_pipeline.cli.execute import Outcome, execute
 from kb_pipeline.cli.options import note
 from kb_pipeline.cli.progress import terminal_progress
 from kb_pipeline.errors import KbError
+from kb_pipeline.processes import behind_searches
 from kb_pipeline.session import Session, chosen_tenants, open_session, tenant_for, with_source
 from kb_pipeline.store.locks import tenant_lock
 
@@ -42,7 +43,8 @@ def run_tenants(
     outcomes: list[Outcome] = []
     for tenant_id in tenants:
         try:
-            outcome = run_tenant(session, tenant_id, options)
+            with behind_searches():
+                outcome = run_tenant(session, tenant_id, options)
         except KbError as error:
             if len(tenants) == 1:
                 raise

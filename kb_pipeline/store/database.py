@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kb_pipeline.errors import ConfigError
 from kb_pipeline.home import kb_home
+from kb_pipeline.processes import follow_priority
 from kb_pipeline.tenant import checked_tenant_id
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Database:
             self.dsn, autocommit=True, fallback_application_name=application_name(), prepare_threshold=None
         )
         try:
+            if self.embedded:
+                follow_priority(connection.info.backend_pid)
             _set_up(connection, role, tenant)
             connection.prepare_threshold = 5
             connection.autocommit = autocommit
