@@ -26,6 +26,10 @@ class Desk:
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     content: dict[str, bytes] = field(default_factory=dict)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    room: int | None = None
+    """Tokens of all open jobs that it takes; None: any number. One that is refused for it is "validating" first."""
+    no_room: str = "Enqueued token limit reached for the model in organization org-1. Limit: {room:,} enqueued tokens."
+    """What it says then. With a `429 ` before, it says so at once."""
     delay_s: float | None = None
     """Jobs end by themselves after so long; None: when the test says."""
     after: Callable[[str], None] | None = None
@@ -56,6 +60,8 @@ class Desk:
                 return _list(list(self.jobs.values()), query)
             case ("GET", ["batches", name]) if name in self.jobs:
                 job = self.jobs[name]
+                if job["status"] == "validating":
+                    job["status"] = "failed"
                 if self.delay_s is not None and job["status"] == "in_progress":
                     if time.time() - job["_at"] >= self.delay_s:
                         self._end(job, "completed", 1.0)
@@ -100,21 +106,29 @@ class Desk:
             return _json(404, {"error": {"message": "No such file object", "type": "x", "code": None}})
         lines = [json.loads(line) for line in content.splitlines()]
         problem = self._problem(ask, lines, content)
+        code = "invalid"
+        tokens = sum(self.server.count_tokens(line["body"]["input"]) for line in lines)
+        busy = sum(job["_tokens"] for job in self.jobs.values() if job["status"] == "in_progress")
+        if self.room is not None and busy + tokens > self.room:
+            code, problem = "token_limit_exceeded", self.no_room.format(room=self.room)
+            if problem.startswith("429 "):
+                return _json(429, {"error": {"message": problem[4:], "type": "tokens", "code": None}})
         job_id = f"batch_{uuid.uuid4().hex[:12]}"
         job: dict[str, Any] = {
             "id": job_id,
             "object": "batch",
             "endpoint": ask["endpoint"],
-            "errors": {"object": "list", "data": [{"code": "invalid", "message": problem}]} if problem else None,
+            "errors": {"object": "list", "data": [{"code": code, "message": problem}]} if problem else None,
             "input_file_id": ask["input_file_id"],
             "completion_window": ask["completion_window"],
-            "status": "failed" if problem else "in_progress",
+            "status": ("failed" if code == "invalid" else "validating") if problem else "in_progress",
             "output_file_id": None,
             "error_file_id": None,
             "created_at": int(time.time()),
             "metadata": ask.get("metadata"),
             "request_counts": {"total": len(lines), "completed": 0, "failed": 0},
             "_at": time.time(),
+            "_tokens": tokens,
         }
         self.jobs[job_id] = job
         self.server.ledger.batch_jobs += 1

@@ -142,7 +142,7 @@ class ProviderServer:
         self.desk = Desk(self)
         self.max_input_tokens = MAX_INPUT_TOKENS
         self._vectors = vectors
-        self._tokens = tokens
+        self.count_tokens = tokens
         self._requests_per_minute = requests_per_minute
         self._tokens_per_minute = tokens_per_minute
         self._burst = burst_tokens
@@ -255,7 +255,7 @@ class ProviderServer:
         led.keys.add(key)
         self.asked_dimensions.add(ask.get("dimensions"))
         texts = [ask["input"]] if isinstance(ask["input"], str) else ask["input"]
-        counts = [self._tokens(text) for text in texts]
+        counts = [self.count_tokens(text) for text in texts]
         total = sum(counts)
         led.largest_inputs = max(led.largest_inputs, len(texts))
         led.largest_tokens = max(led.largest_tokens, total)
@@ -330,7 +330,7 @@ class ProviderServer:
     def batch_answer(self, ask: dict) -> tuple[int, bytes]:
         """What a job's line is answered; billed when it is."""
         texts = [ask["input"]] if isinstance(ask["input"], str) else ask["input"]
-        counts = [self._tokens(text) for text in texts]
+        counts = [self.count_tokens(text) for text in texts]
         wrong = self._wrong(KEY, ask, texts, counts, sum(counts))
         if wrong is not None:
             return wrong[0], json.dumps({"error": {"message": wrong[1], "code": wrong[2], "param": wrong[3]}}).encode()

@@ -10,7 +10,7 @@ from batch_world import PARAGRAPHS, Killed, batch_world, kill_at, pending, requi
 from provider_server import KEY, AnswerLost, ProviderServer
 from stage_world import World, page
 
-from kb_pipeline.errors import BudgetExceeded, EmbedderError, ProviderUnavailable
+from kb_pipeline.errors import BatchesPending, BudgetExceeded, EmbedderError, ProviderUnavailable
 from kb_pipeline.stages.batch_lane import BatchLane
 from kb_pipeline.store import batches
 from kb_pipeline.store.database import Database
@@ -228,3 +228,62 @@ def test_a_server_without_a_batch_api_says_so(world: World, server: ProviderServ
     with pytest.raises(ProviderUnavailable, match="batch job 1 is lost"):
         world.run()
     assert world.run().embeddings.documents_committed == 10
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Enqueued token limit reached for the model in organization org-1. Limit: {room:,} enqueued tokens.",
+        "429 Too many tokens are enqueued",
+    ],
+    ids=["openai", "a gateway that names no limit"],
+)
+def test_jobs_wait_for_room_in_the_queue_of_the_provider(
+    world: World, server: ProviderServer, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.setattr("kb_pipeline.stages.batch_queue._LEAST_TOKENS", 50)
+    server.desk.room, server.desk.no_room = 250, words
+    said = pending(world)
+    for _ in range(12):
+        open_before = world.query("SELECT FROM kb.batch_jobs WHERE state NOT IN ('collected', 'failed')")
+        if len(open_before) > 1:
+            break
+        said = pending(world)
+    assert "until there is room in its queue" in said
+    created = server.ledger.batch_jobs
+    pending(world)  # nothing has ended: nothing is asked for in vain
+    assert server.ledger.batch_jobs == created
+    for _ in range(12):
+        server.desk.finish()
+        try:
+            world.run()
+            break
+        except BatchesPending:
+            pass
+    require_done(world, server)
+    assert server.desk.files == {}
+
+
+def test_a_queue_that_others_fill_is_waited_for(world: World, server: ProviderServer) -> None:
+    server.desk.room, server.desk.no_room = 0, "Enqueued token limit reached. Limit: 2,000,000 enqueued tokens."
+    pending(world)
+    assert "until there is room" in pending(world)
+    assert world.query("SELECT texts, state, detail <> '' FROM kb.batch_jobs") == [(30, "uploaded", True)]
+    server.desk.room = None
+    pending(world)
+    server.desk.finish()
+    world.run()
+    require_done(world, server)
+
+
+@pytest.mark.parametrize("polled", [True, False])
+def test_texts_that_wait_for_room_go_through_the_sync_lane_when_asked(
+    world: World, server: ProviderServer, polled: bool
+) -> None:
+    server.desk.room, server.desk.no_room = 0, "Too many tokens are enqueued."
+    pending(world)
+    if polled:
+        pending(world)
+    world.sections["embedder"] = settings(server, lane="sync")
+    assert world.run().embeddings.documents_committed == 10
+    assert (server.ledger.paid_twice(), len(server.ledger.batch_texts), server.desk.files) == (0, 0, {})

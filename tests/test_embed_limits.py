@@ -9,6 +9,7 @@ import pytest
 
 from kb_pipeline.config.schema import EmbedderConfig
 from kb_pipeline.embed.answers import SpoiltAnswer, read_answer
+from kb_pipeline.embed.batch_api import queue_limit
 from kb_pipeline.embed.faults import duration_s, retry_after
 from kb_pipeline.embed.lane import Pending
 from kb_pipeline.embed.limits import Concurrency, RateLimits, Told, ToldBucket, reset_hint_s
@@ -154,9 +155,28 @@ def test_a_body_that_is_no_answer(body: bytes) -> None:
 
 def test_rows_are_judged_one_by_one() -> None:
     body = b"""{"data": [{"index": 2, "embedding": [3, 4]}, {"index": 0, "embedding": "!!"},
-        {"index": 1, "embedding": [1, 2, 3]}, {"index": 9, "embedding": [1, 2]},
-        {"index": "3", "embedding": [1, 1]}]}"""
+        {"index": 1, "embedding": [1, 2, 3]}]}"""
     answer = read_answer(body, count=4, dims=2, normalize=True)
     assert answer.good.tolist() == [False, False, True, False]
     np.testing.assert_allclose(answer.vectors[2], [0.6, 0.8], atol=1e-6)
     assert answer.tokens is None and answer.problem
+
+
+@pytest.mark.parametrize("last", ["2", "-1", '"1"', "null"])
+def test_an_index_outside_of_the_request_makes_the_whole_answer_doubtful(last: str) -> None:
+    body = f'{{"data": [{{"index": 1, "embedding": [3, 4]}}, {{"index": {last}, "embedding": [4, 3]}}]}}'.encode()
+    answer = read_answer(body, count=2, dims=2, normalize=True)
+    assert not answer.good.any() and "was not asked for" in answer.problem
+
+
+@pytest.mark.parametrize(
+    ("words", "tokens"),
+    [
+        ("Enqueued token limit reached for m in organization org-1. Limit: 2,000,000 enqueued tokens.", 2_000_000),
+        ("The number of enqueued tokens has surpassed the configured limit of 30K for the deployment", 30_000),
+        ("Enqueued request limit reached for m. Limit: 1,000,000 enqueued requests. Please", None),
+        ("Too many tokens are enqueued.", None),
+    ],
+)
+def test_what_a_provider_says_of_its_queue(words: str, tokens: int | None) -> None:
+    assert queue_limit(words) == tokens

@@ -35,7 +35,8 @@ def read_answer(content: bytes, *, count: int, dims: int, normalize: bool) -> An
     """Vectors of `count` texts out of a response body.
 
     Raises `SpoiltAnswer` when the body is not JSON (cut off) or not an embeddings response. A row that is missing,
-    doubled, of another length, not finite or zero is not good; the others are kept, because they are paid for.
+    doubled, of another length, not finite or zero is not good; the others are kept, because they are paid for. Where an
+    index lies outside of what was sent, none is good: nothing says which text the others are of.
     """
     from pydantic_core import from_json
 
@@ -56,6 +57,7 @@ def read_body(body: Any, *, count: int, dims: int, normalize: bool) -> Answer:
     vectors = np.zeros((count, dims), np.float32)
     seen = np.zeros(count, np.bool_)
     doubtful: set[int] = set()
+    astray = False
     problem = ""
     for index, embedding in rows:
         try:
@@ -65,6 +67,7 @@ def read_body(body: Any, *, count: int, dims: int, normalize: bool) -> Answer:
             continue
         if not isinstance(index, int) or not 0 <= index < count:
             problem = problem or f"index {index!r} was not asked for"
+            astray = True
         elif seen[index]:
             problem = problem or f"index {index} came twice"
             doubtful.add(index)
@@ -74,6 +77,8 @@ def read_body(body: Any, *, count: int, dims: int, normalize: bool) -> Answer:
             vectors[index] = row
             seen[index] = True
     seen[list(doubtful)] = False
+    if astray:  # a server that counts from one would give every text its neighbour's vector
+        seen[:] = False
     if not seen.all():
         problem = problem or f"{int((~seen).sum())} of {count} vectors are missing"
     good = seen & usable(vectors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,6 +41,8 @@ class JobState:
     """Why it failed; empty when it did not."""
     completed: int
     """Texts with a result, as far as the provider tells: lines of its output file."""
+    no_room: bool = False
+    """It failed because too much waits in the provider's queue: nothing speaks against submitting it again later."""
 
 
 class NotThere(EmbedderError):
@@ -85,11 +88,13 @@ class BatchApi:
         return self._call(send, known=lambda: self.find_file(key, since=since), fresh=True)
 
     def find_job(self, key: str, *, since: float) -> JobState | None:
-        """The job of this key, if the provider has one."""
+        """The job of this key, if the provider has one that found room in its queue."""
+
+        def wanted(job: Any) -> bool:
+            return bool(job.metadata) and job.metadata.get(KEY_FIELD) == key and not _state(job).no_room
 
         def look() -> str | None:
-            jobs = self._client.batches.list(limit=100)
-            return _first(jobs, since, lambda one: bool(one.metadata) and one.metadata.get(KEY_FIELD) == key)
+            return _first(self._client.batches.list(limit=100), since, wanted)
 
         found = self._call(look)
         return self.poll(found) if found else None
@@ -101,14 +106,20 @@ class BatchApi:
         """
 
         def start() -> JobState:
-            return _state(
-                self._client.batches.create(
+            import openai
+
+            try:
+                job = self._client.batches.create(
                     input_file_id=file_id,
                     endpoint="/v1/embeddings",
                     completion_window="24h",
                     metadata={KEY_FIELD: key},
                 )
-            )
+            except openai.RateLimitError as error:  # how gateways say it
+                if not _is_no_room(error.code, error.message):
+                    raise
+                return JobState("", "failed", None, None, error.message, 0, no_room=True)
+            return _state(job)
 
         return self._call(start, known=lambda: self.find_job(key, since=since), fresh=fresh)
 
@@ -211,4 +222,22 @@ def _state(job: Any) -> JobState:
     errors: Sequence[Any] = (job.errors.data or []) if job.errors else []
     detail = "; ".join(str(error.message) for error in errors[:3])
     completed = job.request_counts.completed if job.request_counts else 0
-    return JobState(job.id, job.status, job.output_file_id, job.error_file_id, detail, completed)
+    no_room = job.status == "failed" and any(_is_no_room(error.code, error.message) for error in errors)
+    return JobState(job.id, job.status, job.output_file_id, job.error_file_id, detail, completed, no_room)
+
+
+def _is_no_room(code: str | None, message: str | None) -> bool:
+    """Whether the limit of what may wait in the queue is the reason (https://github.com/openai/openai-python/issues/2084;
+    Azure and gateways say it in other words).
+    """
+    return code == "token_limit_exceeded" or "enqueued" in (message or "").lower()
+
+
+def queue_limit(words: str) -> int | None:
+    """Tokens that may wait in the provider's queue, from its refusal ("Limit: 2,000,000 enqueued tokens", "limit of
+    30K"); None where it does not say.
+    """
+    said = re.search(r"limit(?::| of)? +(\d+(?:,\d+)*+)([km]?)\b(?! enqueued requests)", words, re.IGNORECASE)
+    if said is None:
+        return None
+    return int(said[1].replace(",", "")) * {"k": 1_000, "m": 1_000_000}.get(said[2].lower(), 1) or None

@@ -22,6 +22,7 @@ from kb_pipeline.embed.batch_lines import MAX_BYTES, MAX_INPUTS, Line, read_line
 from kb_pipeline.embed.lane import Pending
 from kb_pipeline.embed.protocol import EmbedderSpec
 from kb_pipeline.errors import BatchesPending, ProviderUnavailable
+from kb_pipeline.stages.batch_queue import BatchQueue
 from kb_pipeline.stages.context import StageContext
 from kb_pipeline.stages.wanted import Space, embedder_config, usd
 from kb_pipeline.store import batches
@@ -45,6 +46,7 @@ class BatchLane:
     def __init__(self, ctx: StageContext, conn: Connection[TupleRow]) -> None:
         self._ctx = ctx
         self._conn = conn
+        self._queue = BatchQueue(conn, ctx.tenant_id)
 
     def settle(self) -> None:
         """Bring every open job as far as it goes: finish what a killed run began, poll, collect.
@@ -75,7 +77,8 @@ class BatchLane:
         stream = iter(texts)
         while (first := next(stream, None)) is not None:
             with tempfile.NamedTemporaryFile(prefix="kb-batch-", suffix=".jsonl") as file:
-                job, first_of_next = _write(file, space.spec, first, stream)
+                most_tokens = self._queue.most_tokens(space_key(space.spec))
+                job, first_of_next = _write(file, space.spec, first, stream, most_tokens=most_tokens)
                 admit(job)
                 self._start(space, job, Path(file.name))
                 sent([one.fingerprint for one in job])
@@ -87,9 +90,12 @@ class BatchLane:
         jobs = batches.open_jobs(self._conn, self._ctx.tenant_id)
         if jobs:
             texts = sum(job.texts for job in jobs)
+            queued = sum(job.provider_state == batches.NO_ROOM for job in jobs)
+            waits = f", {queued} of them until there is room in its queue" if queued else ""
             raise BatchesPending(
-                f"{texts:,} texts in {len(jobs)} batch jobs are at the provider (`kb batches` shows them); documents "
-                "that are complete are committed, the others keep their old form until a later run collects the jobs"
+                f"{texts:,} texts in {len(jobs)} batch jobs are at the provider{waits} (`kb batches` shows them); "
+                "documents that are complete are committed, the others keep their old form until a later run collects "
+                "the jobs"
             )
 
     def _start(self, space: Space, job: Sequence[Pending], file: Path) -> None:
@@ -109,15 +115,43 @@ class BatchLane:
         self._uploaded(planned, file_id, fresh=True)
 
     def _uploaded(self, job: Job, file_id: str, *, fresh: bool = False) -> None:
-        batches.update_job(self._conn, self._ctx.tenant_id, job.job_id, state="uploaded", file_id=file_id)
+        tenant_id = self._ctx.tenant_id
+        batches.update_job(self._conn, tenant_id, job.job_id, state="uploaded", file_id=file_id)
+        if not self._queue.has_room(job):
+            batches.update_job(self._conn, tenant_id, job.job_id, provider_state=batches.NO_ROOM)
+            return
         state = self._api(job).submit(file_id, job.key, since=job.created_at.timestamp(), fresh=fresh)
-        self._submitted(job, state.batch_id, state.status)
+        if state.no_room:
+            self._wait_for_room(job, state.detail)
+        else:
+            self._submitted(job, state.batch_id, state.status)
 
     def _submitted(self, job: Job, batch_id: str, status: str) -> None:
         batches.update_job(
             self._conn, self._ctx.tenant_id, job.job_id, state="submitted", batch_id=batch_id, provider_state=status
         )
         log.info("batch job %d: %d texts submitted as %s", job.job_id, job.texts, batch_id)
+
+    def _wait_for_room(self, job: Job, words: str) -> None:
+        """Keep the job for a later run, which finds room for it or gives it up."""
+        log.warning("batch job %d: no room at the provider: %s", job.job_id, words)
+        waits = {"state": "uploaded", "batch_id": None, "provider_state": batches.NO_ROOM, "detail": words}
+        batches.update_job(self._conn, self._ctx.tenant_id, job.job_id, **waits)
+
+    def _given_up(self, job: Job, words: str) -> bool:
+        """Give up a job that found no room when it is larger than the queue (its texts go into smaller ones), or when
+        `lane` is "sync" by now; whether it was. `words` of the provider, empty when it was not asked yet.
+        """
+        sync = self._ctx.tenant.embedder.lane == "sync"
+        if not sync and not (words and self._queue.never_fits(job, words)):
+            return False
+        if self._api(job).find_job(job.key, since=job.created_at.timestamp()) is not None:
+            return False  # a run that was killed found room for it
+        batches.close_job(
+            self._conn, self._ctx.tenant_id, job.job_id, "failed", detail=words or 'given up: embedder.lane = "sync"'
+        )
+        self._api(job).forget([job.file_id])
+        return True
 
     def _advance(self, job: Job) -> list[str]:
         """One step for an open job, or several; a sentence when the provider refused it as a whole."""
@@ -128,11 +162,16 @@ class BatchLane:
             else:
                 self._uploaded(job, file_id)
         elif job.state == "uploaded":
-            self._uploaded(job, str(job.file_id))
+            if job.provider_state != batches.NO_ROOM or not self._given_up(job, job.detail):
+                self._uploaded(job, str(job.file_id))
         elif job.state == "ended":
             self._collect(job, self._api(job).poll(str(job.batch_id)))
         else:
             now = self._api(job).poll(str(job.batch_id))
+            if now.no_room:
+                self._wait_for_room(job, now.detail)
+                self._given_up(job, now.detail)
+                return []
             ended = now.status in ENDED
             batches.update_job(
                 self._conn,
@@ -205,18 +244,21 @@ def _write(
     spec: EmbedderSpec,
     first: Pending,
     rest: Iterator[Pending],
+    *,
+    most_tokens: int | None,
 ) -> tuple[list[Pending], Pending | None]:
     """One job's input file: its texts, and the one that did not fit any more."""
     job: list[Pending] = []
-    size = 0
+    size = tokens = 0
     # chain, not a generator: one that is left half-way would close `rest`
     for one in chain([first], rest):
         line = request_line(spec, one.fingerprint, one.text)
-        if job and (len(job) >= MAX_INPUTS or size + len(line) > MAX_BYTES):
+        too_many = most_tokens is not None and tokens + one.tokens > most_tokens
+        if job and (too_many or len(job) >= MAX_INPUTS or size + len(line) > MAX_BYTES):
             file.flush()
             return job, one
         file.write(line)
-        size += len(line)
+        size, tokens = size + len(line), tokens + one.tokens
         job.append(Pending(one.fingerprint, "", one.tokens, one.doc_id, one.ordinal))
     file.flush()
     return job, None

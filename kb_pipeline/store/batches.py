@@ -14,6 +14,8 @@ from psycopg.types.json import Jsonb
 from kb_pipeline.embed.protocol import EmbedderSpec
 
 OPEN = ("planned", "uploaded", "submitted", "ended")
+NO_ROOM = "no room"
+"""`provider_state` of a job that found no room in the provider's queue: it is uploaded, and submitted again later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,10 @@ class Job:
     batch_id: str | None
     output_file_id: str | None
     error_file_id: str | None
+    provider_state: str
+    detail: str
     texts: int
+    tokens: int
     run_id: str
     """The run that pays for it."""
     created_at: datetime
@@ -102,10 +107,32 @@ def open_jobs(conn: Connection[TupleRow], tenant_id: str) -> list[Job]:
     """Jobs that are planned, at the provider, or not yet collected; oldest first."""
     with conn.cursor(row_factory=class_row(Job)) as cursor:
         return cursor.execute(
-            "SELECT job_id, key, space, embedder, state, file_id, batch_id, output_file_id, error_file_id, texts, "
-            "run_id, created_at FROM kb.batch_jobs WHERE tenant_id = %s AND state = ANY(%s) ORDER BY job_id",
+            "SELECT job_id, key, space, embedder, state, file_id, batch_id, output_file_id, error_file_id, "
+            "provider_state, detail, texts, tokens, run_id, created_at FROM kb.batch_jobs "
+            "WHERE tenant_id = %s AND state = ANY(%s) ORDER BY job_id",
             (tenant_id, list(OPEN)),
         ).fetchall()
+
+
+def without_room(conn: Connection[TupleRow], tenant_id: str, space: bytes) -> list[tuple[int, str, bool]]:
+    """Jobs that found no room in the provider's queue in the last 30 days, newest first: tokens, the provider's words,
+    and whether the job was given up as too large.
+    """
+    return conn.execute(
+        "SELECT tokens, detail, state = 'failed' FROM kb.batch_jobs WHERE tenant_id = %s AND space = %s "
+        "AND provider_state = %s AND changed_at > now() - interval '30 days' ORDER BY changed_at DESC LIMIT 20",
+        (tenant_id, space, NO_ROOM),
+    ).fetchall()
+
+
+def tokens_under_way(conn: Connection[TupleRow], tenant_id: str, space: bytes, *, but: int) -> int:
+    """Tokens of the jobs that the provider has in its queue, all but this one."""
+    row = conn.execute(
+        "SELECT coalesce(sum(tokens), 0)::bigint FROM kb.batch_jobs WHERE tenant_id = %s AND space = %s "
+        "AND state = 'submitted' AND job_id <> %s",
+        (tenant_id, space, but),
+    ).fetchone()
+    return row[0] if row else 0
 
 
 def all_open_jobs(conn: Connection[TupleRow], tenants: Sequence[str]) -> list[tuple[str, Job]]:
