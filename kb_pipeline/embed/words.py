@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,7 +69,8 @@ class WordTokenizer:
         self._clear()
 
     def _clear(self) -> None:
-        self._index = {"\n": 0}  # known from the start: it is what words are told apart by
+        self._index: defaultdict[str, int] = defaultdict(count().__next__)  # a new word gets the next number
+        self._index["\n"]  # known from the start: it is what words are told apart by
         self._characters = 1
         self._table = np.array([self._line_end], np.int32)
         self._starts = np.array([0, 1], np.int64)
@@ -80,15 +83,15 @@ class WordTokenizer:
     def _encode(self, texts: Sequence[str]) -> Ragged:
         if len(self._index) > _TABLE_WORDS or self._characters > _TABLE_CHARACTERS:
             self._clear()
-        index = self._index
-        known = len(index)
+        index, known = self._index, len(self._index)
+        number = index.__getitem__
         words: list[int] = []
         ends: list[int] = []
         split = _WORDS.findall
         for text in texts:
             if text:
                 found = split(" " + text) if self._special.search(text) is None else self._split_special(text)
-                words.extend([index.setdefault(word, len(index)) for word in found])
+                words.extend(map(number, found))
             ends.append(len(words))
         if len(index) > known:
             self._learn(list(index)[known:])
