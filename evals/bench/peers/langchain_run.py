@@ -1,7 +1,7 @@
 """One run of LangChain's `index()` over a folder of Markdown: SQLRecordManager (SQLite) and PGVector, no vector index.
 
-`cleanup="full"`, because only it takes away the pieces of deleted files; batches of 1,000 (the default of 100 is
-slower); content hashes by SHA-256. Prints one JSON object.
+`cleanup="full"`, because only it takes away the pieces of deleted files; batches of 100, its default, or as told;
+content hashes by SHA-256. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from langchain_core.indexing import index
 from langchain_postgres import PGVector
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 from wordllama_256 import PIECE_CHARACTERS, CountingEmbedder, markdown_files
-
-BATCH = 1000
 
 
 class WordLlamaEmbeddings(Embeddings):
@@ -53,6 +51,7 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, required=True)
     parser.add_argument("--dsn", required=True, help="postgresql:// of a database of its own")
     parser.add_argument("--state", type=Path, required=True, help="folder kept between runs")
+    parser.add_argument("--batch", type=int, default=100)
     args = parser.parse_args()
     args.state.mkdir(parents=True, exist_ok=True)
     embeddings = WordLlamaEmbeddings()
@@ -69,7 +68,7 @@ def main() -> None:
         pieces(args.docs),
         records,
         store,
-        batch_size=BATCH,
+        batch_size=args.batch,
         cleanup="full",
         source_id_key="source",
         key_encoder="sha256",
