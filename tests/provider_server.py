@@ -141,6 +141,9 @@ class ProviderServer:
         self.asked_dimensions: set[int | None] = set()
         self.desk = Desk(self)
         self.max_input_tokens = MAX_INPUT_TOKENS
+        self.max_inputs = MAX_INPUTS
+        self.too_many = (400, "'input' must hold 1 to {most} items")
+        """Status and words for a request of more."""
         self._vectors = vectors
         self.count_tokens = tokens
         self._requests_per_minute = requests_per_minute
@@ -312,8 +315,8 @@ class ProviderServer:
             return 400, "This model does not support specifying dimensions.", None, "dimensions"
         if ask.get("encoding_format", "float") not in FORMATS:
             return 400, "encoding_format must be float or base64", None, "encoding_format"
-        if not texts or len(texts) > MAX_INPUTS:
-            return 400, f"'input' must hold 1 to {MAX_INPUTS} items", None, "input"
+        if not texts or len(texts) > self.max_inputs:
+            return self.too_many[0], self.too_many[1].format(texts=len(texts), most=self.max_inputs), None, "input"
         if any(not isinstance(text, str) or not text for text in texts):
             return 400, "'$.input' is invalid: empty string", None, "input"
         longest = max(counts)

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
+from embed_helpers import KEY, ProviderServer, Store, config_for, pending, vector
 
 from kb_pipeline.config.schema import EmbedderConfig
 from kb_pipeline.embed.answers import SpoiltAnswer, read_answer
 from kb_pipeline.embed.batch_api import queue_limit
 from kb_pipeline.embed.faults import duration_s, retry_after
+from kb_pipeline.embed.input_limit import InputLimit
 from kb_pipeline.embed.lane import Pending
 from kb_pipeline.embed.limits import Concurrency, RateLimits, Told, ToldBucket, reset_hint_s
 from kb_pipeline.embed.packing import RequestSize, packed
+from kb_pipeline.embed.registry import make_embedder, resolve_spec
 from kb_pipeline.embed.sizing import Sizing
+from kb_pipeline.embed.sync_lane import SyncLane
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KB_TEST_EMBED_KEY", KEY)
 
 
 def told(remaining: float, *, limit: float = 6000, reset_s: float | None = None) -> Told:
@@ -133,11 +143,73 @@ def test_a_size_that_was_cut_grows_again() -> None:
     sizing.taken_in_part(400)  # a larger part of the same request was taken too
     assert tokens() == 400
     for _ in range(8):
-        sizing.answered()
+        sizing.answered(1)
     assert tokens() == 800
     for _ in range(200):
-        sizing.answered()
+        sizing.answered(1)
     assert tokens() == whole
+
+
+def run_of(server: ProviderServer, texts: list[str], **options: Any) -> tuple[Store, dict[str, int | None]]:
+    """One run of the lane, and what it says of how many texts the server takes at once."""
+    config = config_for(server, max_batch_inputs=2048, max_concurrency=2)
+    store, heard = Store(), dict[str, int | None]()
+    lane = SyncLane(config, resolve_spec(config), max_input_tokens=8192, on_inputs=heard.__setitem__, **options)
+    lane.run(pending(texts), on_batch=store.keep, on_refused=store.refuse)
+    store.holds(server, texts)
+    return store, heard
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [("batch size {texts} > maximum allowed batch size {most}", 32), ("the request was not valid", 25)],
+    ids=["text-embeddings-inference", "a server that names no number"],
+)
+def test_a_server_that_takes_few_texts_is_found_out_once(words: str, found: int) -> None:
+    texts = [f"text {number} has a few words" for number in range(1200)]
+    with ProviderServer() as server:
+        server.max_inputs, server.too_many = 32, (413, words)
+        store, heard = run_of(server, texts[:600])
+        assert (store.refused, server.ledger.paid_twice()) == ({}, 0)
+        (limit,) = heard.values()
+        assert limit is not None and found // 2 < limit <= 32
+        refused = server.ledger.statuses[413]
+        assert refused < 60
+        store, heard = run_of(server, texts[600:], known_inputs={server.url: limit})
+        assert (store.refused, heard) == ({}, {})
+        assert server.ledger.statuses[413] == refused
+
+
+def test_a_limit_of_a_server_that_was_set_up_anew_is_tried_out_again() -> None:
+    heard: list[int | None] = []
+    limit = InputLimit(100, 32, heard.append)
+    for _ in range(64):
+        limit.answered(32)
+    assert (limit.most, heard) == (64, [])
+    limit.answered(64)
+    assert heard == [64]
+    for _ in range(63):
+        limit.answered(64)
+    assert (limit.most, heard) == (100, [64, None])
+
+
+def test_one_refusal_that_names_no_number_is_no_limit() -> None:
+    heard: list[int | None] = []
+    limit = InputLimit(100, None, heard.append)
+    limit.refused(2, taken=1, words="400: Bad Request")
+    assert (limit.most, heard) == (100, [])
+    limit.refused(90, taken=45, words="413: at most 64 texts")
+    assert (limit.most, heard) == (64, [64])
+
+
+def test_questions_too_are_asked_in_requests_that_the_server_takes() -> None:
+    with ProviderServer() as server:
+        server.max_inputs, server.too_many = 32, (422, "too many")
+        embedder = make_embedder(config_for(server, max_batch_inputs=2048))
+        questions = [f"question {number}" for number in range(100)]
+        vectors = embedder.embed_queries(questions).vectors
+        np.testing.assert_allclose(vectors[99], vector("question 99", server.dims), atol=1e-5)
+        assert server.ledger.paid_twice() == 0
 
 
 def test_packing_keeps_order_and_both_limits() -> None:

@@ -73,6 +73,8 @@ class OpenAIEmbedder:
     def __init__(self, config: EmbedderConfig, spec: EmbedderSpec) -> None:
         self.spec = spec
         self._config = config
+        self._inputs = min(_INPUTS, config.max_batch_inputs)
+        """Texts of a request: halved where the server takes fewer."""
 
     @property
     def counter(self) -> TokenCounter:
@@ -111,13 +113,24 @@ class OpenAIEmbedder:
     def _embed(self, texts: list[str]) -> Embedded:
         import numpy as np
 
-        parts = [self._retried(texts[start : start + _INPUTS]) for start in range(0, len(texts), _INPUTS)]
+        parts: list[Embedded] = []
+        while texts:
+            some = texts[: self._inputs]
+            try:
+                parts.append(self._retried(some))
+            except Fault as refused:
+                if len(some) == 1:
+                    raise EmbedderError(f"{self._access.base_url}: {refused}") from refused
+                self._inputs = len(some) // 2
+            else:
+                texts = texts[len(some) :]
         vectors = (
             np.concatenate([part.vectors for part in parts]) if parts else np.empty((0, self.spec.dims), np.float32)
         )
         return Embedded(vectors=vectors, tokens=sum(part.tokens for part in parts))
 
     def _retried(self, texts: list[str]) -> Embedded:
+        """Raises a `Fault` when the request is refused for what is in it, which may be the number of texts."""
         from tenacity import Retrying, retry_if_exception, stop_after_attempt
         from tenacity.wait import wait_random_exponential
 
@@ -133,7 +146,9 @@ class OpenAIEmbedder:
         try:
             return retrying(self._once, texts)
         except Fault as fault:
-            if fault.kind in (Kind.CONTENT, Kind.SPOILT):
+            if fault.kind is Kind.CONTENT:
+                raise
+            if fault.kind is Kind.SPOILT:
                 raise EmbedderError(f"{self._access.base_url}: {fault}") from fault
             raise ProviderUnavailable(f"{self._access.base_url} cannot serve now: {fault}") from fault
 

@@ -25,13 +25,21 @@ class BreakerChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class InputsLearned:
+    """How many texts the server takes at once, as far as is known now; None: as many as are sent."""
+
+    endpoint: str
+    most: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The loop has ended, well or with an error."""
 
     error: BaseException | None
 
 
-Event = Want | Finished | Refused | Progress | BreakerChanged | Ended
+Event = Want | Finished | Refused | Progress | BreakerChanged | InputsLearned | Ended
 
 
 class Pump:

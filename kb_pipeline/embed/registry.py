@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 
 from kb_pipeline.config.schema import EmbedderConfig
@@ -103,11 +103,15 @@ def make_lane(
     *,
     samples: Samples | None = None,
     on_breaker: Callable[[str, str], None] | None = None,
+    known_inputs: Mapping[str, int] | None = None,
+    on_inputs: Callable[[str, int | None], None] | None = None,
 ) -> Lane:
     """The lane that fits the embedder: over HTTP for `openai`, in this process for the others.
 
     `samples` is needed only where `endpoints` are configured. `on_breaker(endpoint, state)` is told each change of a
-    circuit breaker, in the thread that runs the lane, so that `kb status` can show it.
+    circuit breaker, in the thread that runs the lane, so that `kb status` can show it. `on_inputs(endpoint, texts)` is
+    told how many texts a server takes at once, where that is fewer than configured; `known_inputs` has it from earlier
+    runs.
 
     Raises `ConfigError` when the provider's key is missing, naming the variable that was read.
     """
@@ -115,7 +119,15 @@ def make_lane(
     if embedder.spec.provider == "openai":
         from kb_pipeline.embed.sync_lane import SyncLane
 
-        return SyncLane(config, embedder.spec, max_input_tokens=limit, samples=samples, on_breaker=on_breaker)
+        return SyncLane(
+            config,
+            embedder.spec,
+            max_input_tokens=limit,
+            samples=samples,
+            on_breaker=on_breaker,
+            known_inputs=known_inputs,
+            on_inputs=on_inputs,
+        )
     from kb_pipeline.embed.in_process import InProcessLane
 
     return InProcessLane(config, embedder, max_input_tokens=limit)

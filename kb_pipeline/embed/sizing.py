@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kb_pipeline.config.schema import EmbedderConfig
+from kb_pipeline.embed.input_limit import InputLimit
 from kb_pipeline.embed.packing import RequestSize
 
 _RESPONSE_BYTES = 4 << 20
@@ -24,18 +27,26 @@ class Sizing:
     was merely busy looks the same.
     """
 
-    def __init__(self, config: EmbedderConfig, *, dims: int) -> None:
+    def __init__(
+        self,
+        config: EmbedderConfig,
+        *,
+        dims: int,
+        known_inputs: int | None = None,
+        on_inputs: Callable[[int | None], None] = lambda _: None,
+    ) -> None:
         self._whole = RequestSize(
             min(config.max_batch_inputs, max(_RESPONSE_BYTES // (4 * dims), 16)), config.max_batch_tokens
         )
         self._cut = self._whole
+        self.inputs = InputLimit(self._whole.inputs, known_inputs, on_inputs)
         self._good = 0
         self._needed = _FEWEST
 
     def present(self, *, first: bool, told_tokens: float) -> RequestSize:
         """The size now. `first`: nothing was answered yet; `told_tokens`: what the rate limits suggest."""
         tokens = min(_FIRST_TOKENS if first else _REQUEST_TOKENS, max(told_tokens, LEAST_TOKENS))
-        return RequestSize(self._whole.inputs, int(tokens)).capped(self._cut)
+        return RequestSize(self.inputs.most, int(tokens)).capped(self._cut)
 
     def taken_in_part(self, tokens: int) -> None:
         """A request of so many tokens was answered, one of about twice as many was not at its time."""
@@ -46,8 +57,9 @@ class Sizing:
             self._cut = RequestSize(self._whole.inputs, min(max(tokens, 1), self._whole.tokens))
             self._good = 0
 
-    def answered(self) -> None:
-        """Another request was answered."""
+    def answered(self, texts: int) -> None:
+        """Another request was answered, of so many texts."""
+        self.inputs.answered(texts)
         self._good += 1
         if self._good >= self._needed and self._cut != self._whole:
             self._cut = RequestSize(self._whole.inputs, min(2 * self._cut.tokens, self._whole.tokens))

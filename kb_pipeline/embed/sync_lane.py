@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from kb_pipeline.config.schema import EmbedderConfig
 from kb_pipeline.embed.lane import (
@@ -19,7 +19,7 @@ from kb_pipeline.embed.lane import (
 from kb_pipeline.embed.openai import access
 from kb_pipeline.embed.packing import RequestSize, admissible, packed
 from kb_pipeline.embed.protocol import EmbedderSpec, Vectors
-from kb_pipeline.embed.pump import BreakerChanged, Ended, Event, Pump, Want
+from kb_pipeline.embed.pump import BreakerChanged, Ended, Event, InputsLearned, Pump, Want
 
 Samples = Callable[[], Sequence[tuple[str, Vectors]]]
 
@@ -35,12 +35,16 @@ class SyncLane:
         max_input_tokens: int,
         samples: Samples | None = None,
         on_breaker: Callable[[str, str], None] | None = None,
+        known_inputs: Mapping[str, int] | None = None,
+        on_inputs: Callable[[str, int | None], None] | None = None,
     ) -> None:
         self._config = config
         self._spec = spec
         self._limit = max_input_tokens
         self._samples = samples
         self._on_breaker = on_breaker
+        self._known_inputs = known_inputs or {}
+        self._on_inputs = on_inputs
         self._access = access(config)
         self.sent_again_texts = 0
 
@@ -57,7 +61,14 @@ class SyncLane:
         from kb_pipeline.embed.traffic import Traffic
 
         pump = Pump()
-        traffic = Traffic(self._config, self._spec, self._access, pump, samples=self._stored_samples())
+        traffic = Traffic(
+            self._config,
+            self._spec,
+            self._access,
+            pump,
+            samples=self._stored_samples(),
+            known_inputs=self._known_inputs.get(self._access.base_url),
+        )
         too_long: list[Refused] = []
         batches = self._batches(pending, traffic.size, too_long.append, traffic.prefix_tokens)
         ended: Exception | None = None
@@ -92,6 +103,9 @@ class SyncLane:
                 case BreakerChanged():
                     if self._on_breaker is not None:
                         self._on_breaker(event.endpoint, event.state)
+                case InputsLearned():
+                    if self._on_inputs is not None:
+                        self._on_inputs(event.endpoint, event.most)
                 case Ended():
                     if event.error is not None:
                         raise event.error

@@ -21,7 +21,7 @@ from kb_pipeline.embed.openai import Access
 from kb_pipeline.embed.packing import RequestSize
 from kb_pipeline.embed.pieces import Piece, tokens_of
 from kb_pipeline.embed.protocol import EmbedderSpec, Vectors
-from kb_pipeline.embed.pump import BreakerChanged, Pump, Want
+from kb_pipeline.embed.pump import BreakerChanged, InputsLearned, Pump, Want
 from kb_pipeline.embed.sizing import LEAST_TOKENS, Sizing
 from kb_pipeline.embed.stopping import Stopped, Stopping
 from kb_pipeline.embed.tally import Tally
@@ -49,13 +49,19 @@ class Traffic:
         pump: Pump,
         *,
         samples: Sequence[tuple[str, Vectors]],
+        known_inputs: int | None = None,
     ) -> None:
         self._config = config
         self._spec = spec
         self._where = where
         self._pump = pump
         self._samples = [(spec.document_prefix + text, vector) for text, vector in samples]
-        self._sizing = Sizing(config, dims=spec.dims)
+        self._sizing = Sizing(
+            config,
+            dims=spec.dims,
+            known_inputs=known_inputs,
+            on_inputs=lambda most: pump.tell(InputsLearned(where.base_url, most)),
+        )
         self._committed: deque[asyncio.Future[None]] = deque()
         self._jobs: set[asyncio.Task[None]] = set()
         self._turns: Turns | None = None
@@ -148,6 +154,8 @@ class Traffic:
         batch = piece.batch
         if len(batch) > 1 and tokens_of(batch) > max(turns.current.limits.tokens.capacity, LEAST_TOKENS):
             return piece.halves(Kind.THROTTLED)  # the bucket's size became known since the request was made up
+        if len(batch) > self._sizing.inputs.most:
+            return piece.cut(self._sizing.inputs.most)
         try:
             suspect = piece.part_of is Kind.DOWN
             answer = await self._answer([one.text for one in batch], tokens_of(batch), bill, suspect=suspect)
@@ -155,7 +163,10 @@ class Traffic:
             return await self._failed(piece, fault, bill, turns)
         if piece.part_of is Kind.THROTTLED:
             self._sizing.taken_in_part(tokens_of(batch))
-        self._sizing.answered()
+        if piece.halved is not None:
+            piece.halved.answered(self._sizing.inputs)
+            piece.halved = None
+        self._sizing.answered(len(batch))
         bill.tokens += answer.tokens if answer.tokens is not None else tokens_of(batch)
         good = np.flatnonzero(answer.good)
         if good.size == len(batch):
@@ -179,7 +190,7 @@ class Traffic:
                 return [piece]
         if len(piece.batch) > 1:
             log.info("a request of %d texts failed (%s): halved", len(piece.batch), fault)
-            return piece.halves(fault.kind)
+            return piece.halves_after(fault)
         await self._refuse(piece.batch, _reason(fault), str(fault), bill, turns)
         return []
 

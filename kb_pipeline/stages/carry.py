@@ -25,6 +25,7 @@ from kb_pipeline.store.bank import space_key
 from kb_pipeline.store.batches import drop_items
 from kb_pipeline.store.breakers import close_breakers, put_breaker
 from kb_pipeline.store.contents import sample_vectors
+from kb_pipeline.store.endpoint_limits import endpoint_limits, put_endpoint_limit
 from kb_pipeline.store.in_flight import lost
 
 if TYPE_CHECKING:
@@ -157,6 +158,8 @@ class Carrier:
             make_embedder(config),
             samples=lambda: sample_vectors(conn, tenant_id, leader),
             on_breaker=lambda endpoint, state: put_breaker(conn, tenant_id, ctx.run_id, endpoint, state),
+            known_inputs=endpoint_limits(conn, tenant_id, space.spec.model),
+            on_inputs=lambda endpoint, most: put_endpoint_limit(conn, tenant_id, space.spec.model, endpoint, most),
         )
         flight = None if space.spec.provider in IN_PROCESS else Flight(conn, tenant_id, ctx.run_id, leader)
         task = ctx.progress.task(f"{name} ({space.spec.model})", total, "texts")

@@ -120,6 +120,7 @@ _TABLES = (
     "trigger_attempts",
     "dead_letters",
     "breakers",
+    "endpoint_limits",
     "in_flight",
     "vector_bank",
     "batch_items",
