@@ -65,6 +65,22 @@ def switch_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalEmbedder, "embed_queries", gone)
 
 
+def no_more_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    from migrate_models import _local  # pyright: ignore[reportPrivateUsage]
+
+    from kb_pipeline.embed.local import LocalEmbedder
+
+    whole = LocalEmbedder.embed_documents
+
+    def gone(self: LocalEmbedder, texts: list[str]) -> object:
+        if self is _local():  # what the projected models are made from
+            return whole(self, texts)
+        raise ProviderUnavailable("this model was switched off")
+
+    monkeypatch.setattr(LocalEmbedder, "embed_documents", gone)
+    monkeypatch.setattr(LocalEmbedder, "embed_queries", gone)
+
+
 def test_the_old_column_answers_questions_of_the_new_model(world: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
     world.model(SMALL)
     world.sections["migration"] = BRIDGE
@@ -93,6 +109,34 @@ def test_the_old_column_answers_questions_of_the_new_model(world: Changing, monk
         retriever.search_vector(vector, tenant="world", version=2)
     contract(world.session())
     assert world.one("SELECT count(*) FROM kb.bridges") == 0
+
+
+def test_changes_made_while_the_old_model_is_off_come_with_the_first_run_after_the_switch(
+    world: Changing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.model(SMALL)
+    world.sections["migration"] = BRIDGE
+    no_more_vectors(monkeypatch)
+    name = "pears-Egypt-0.md"
+    world.write(
+        {name: page("pears", ["Pears of Egypt are dug up."]), "figs-Peru-0.md": None, "new.md": page("N", ["?"])}
+    )
+    ran = world.run().embeddings
+    assert (ran.documents_for_the_switch, ran.documents_committed, ran.documents_deleted) == (2, 0, 0)
+    assert "questions of the new model are answered" in bridge_of(world) and world.lacking(1) == world.lacking(2) == 0
+    with Retriever(world.db, world.session().settings) as retriever:
+        found = {hit.doc_id: hit.text for hit in retriever.search("pears of Egypt", tenant="world", k=100)}
+    assert "In Egypt pears" in found[name], "the old form is searchable"
+    _, live = world.chain()
+    assert live.promoted and world.live() == 2
+    ran = world.run().embeddings
+    assert (ran.documents_for_the_switch, ran.documents_committed, ran.documents_deleted) == (0, 2, 1)
+    assert ran.texts == 0, "they had their new vectors"
+    assert (world.lacking(2), world.lacking(1), ran.left_behind) == (0, 2, 2)
+    assert world.search("Pears of Egypt are dug up.", k=1)[0].doc_id == name
+    assert world.one("SELECT count(*) FROM kb.documents WHERE doc_id = 'figs-Peru-0.md'") == 0
+    monkeypatch.undo()
+    assert world.run().embeddings.left_behind == 0 == world.lacking(1), "a model that comes back is caught up with"
 
 
 def test_one_that_finds_too_little_is_not_used(world: Changing, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,8 @@ source = "{records}"
 source = "{docs}"
 [tenants.{beside}.embedder]
 provider = "local"
+model = "wordllama-l2-supercat"
+dims = 256
 [tenants.{beside}.index]
 exact_below = 1000000000
 """

@@ -16,6 +16,7 @@ from kb_pipeline.session import Session, chosen_tenants, open_session, tenant_fo
 from kb_pipeline.store.locks import tenant_lock
 
 QUARANTINED = 3
+AGAIN = 75
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,11 @@ def run_tenant(session: Session, tenant_id: str, options: RunOptions) -> Outcome
             session, tenant_id, job_name=options.job, assets=options.assets, op_config=options.op_config
         )
     seconds = time.monotonic() - started
-    return _quarantine(session, Outcome(tenant_id, run_id, 0, in_words(assets, seconds), assets))
+    message = in_words(assets, seconds)
+    if waiting := assets.get("embeddings", {}).get("documents_for_the_switch"):
+        message += f"\n{waiting:,} documents keep their old form until the new model is live: then run again"
+        return Outcome(tenant_id, run_id, AGAIN, message, assets)
+    return _quarantine(session, Outcome(tenant_id, run_id, 0, message, assets))
 
 
 def in_words(assets: Mapping[str, Mapping[str, Any]], seconds: float) -> str:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kb_pipeline.embed.lane import Finished, Pending, Refused
+from kb_pipeline.errors import KbError
 from kb_pipeline.fingerprint import embedded_text
 from kb_pipeline.migrate.bridge import Bridging
+from kb_pipeline.migrate.left_behind import LeftBehind
 from kb_pipeline.migrate.watch import watched
 from kb_pipeline.stages.carry import Carrier
 from kb_pipeline.stages.context import StageContext
@@ -78,6 +80,7 @@ class Embedding:
         self.known: dict[str, Known] = {}
         """What fingerprints saved in the change set, by model."""
         self.carrier = Carrier(ctx, conn, purse)
+        self.left_behind = LeftBehind(wanted, bridge=ctx.tenant.migration.bridge)
         self.backfilled = 0
         self.cast_rows = 0
 
@@ -100,8 +103,8 @@ class Embedding:
     def embed_change_set(self, change_set: StageOutput) -> None:
         """Vectors of the change set's texts in every space that a document needs before it is committed."""
         total = change_set.summary.get("texts_to_embed", 0) - change_set.summary.get("backfill_texts", 0)
-        for space in self._wanted.spaces:
-            if space.required:
+        for space in self._wanted.spaces:  # those that a document needs first
+            if space.required or self.left_behind.live:
                 self._known = self.known[space.spec.model] = Known()
                 self._run(space, self._new_texts(space, change_set), self._keep_new, "embeddings", total)
 
@@ -109,6 +112,8 @@ class Embedding:
         """Vectors of stored texts that lack one in any space, in the order of their fingerprints."""
         self._stored_rows = count_lacking(self._conn, self._ctx.tenant_id, [])[0]
         for space in self._wanted.spaces:
+            if space in self.left_behind:
+                continue
             before = self.texts
             total = count_lacking(self._conn, self._ctx.tenant_id, [space.versions[0].version])[0]
             texts = self._stored_texts(space)
@@ -144,6 +149,9 @@ class Embedding:
                 name=name,
                 total=total,
             )
+        except KbError as error:
+            if not self.left_behind.note(space, error):
+                raise
         finally:
             self._in_flight.clear()
 

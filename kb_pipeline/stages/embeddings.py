@@ -75,6 +75,10 @@ class EmbeddingsSummary:
     """In quarantine after this run, of all stages."""
     missing: int = 0
     """Contents in use without a vector, all of them in quarantine."""
+    documents_for_the_switch: int = 0
+    """Documents that keep their old form until the new model is live, because the old one cannot be asked any more."""
+    left_behind: int = 0
+    """Contents in use without a vector of an older version whose model cannot be asked any more."""
     seconds: float = 0.0
 
 
@@ -109,10 +113,12 @@ def run(ctx: StageContext, *, max_cost: float | None = None) -> EmbeddingsSummar
         except (BudgetExceeded, ProviderUnavailable, BatchesPending) as error:
             stopped = error
             log.warning("stopped: %s", error)
-        applied = apply_change_set(ctx, conn, change_set, wanted.required, embedding.refused, whole=stopped is None)
+        left = embedding.left_behind
+        whole = stopped is None and not left.live
+        applied = apply_change_set(ctx, conn, change_set, left.required(), embedding.refused, whole=whole)
         if stopped is not None:
             raise stopped
-        _settle(conn, ctx.tenant_id, change_set, strays=interrupted or applied.waiting > 0)
+        _settle(conn, ctx.tenant_id, change_set, strays=interrupted or applied.waiting > 0, whole=whole)
         for space in wanted.spaces:
             known = embedding.known.pop(space.spec.model, None)
             if known is not None:
@@ -121,11 +127,12 @@ def run(ctx: StageContext, *, max_cost: float | None = None) -> EmbeddingsSummar
         embedding.backfill()
         if done.waiting:
             batches.require_done()
-        missing = _prove(conn, ctx.tenant_id, [number for space in wanted.spaces for number in space.numbers])
+        missing = _prove(conn, ctx.tenant_id, left.provable())
         if not missing:
             set_tenant_version(conn, ctx.tenant_id, version.version, "complete", only_from="backfilling")
         total = spent(conn, ctx.tenant_id, run_id=ctx.run_id)
         letters = count_dead_letters(conn, ctx.tenant_id)
+        lacking = left.missing(conn, ctx.tenant_id)
     seconds = time.perf_counter() - started
     return EmbeddingsSummary(
         version=version.version,
@@ -151,6 +158,8 @@ def run(ctx: StageContext, *, max_cost: float | None = None) -> EmbeddingsSummar
         contents_removed=applied.gone,
         dead_letters=letters,
         missing=missing,
+        documents_for_the_switch=0 if whole else applied.waiting,
+        left_behind=lacking,
         seconds=seconds,
     )
 
@@ -167,19 +176,20 @@ def _require_budget(ctx: StageContext, purse: Purse, summary: dict[str, Any]) ->
     purse.require(estimate, price_known=summary.get("price_known", True))
 
 
-def _settle(conn: Connection[TupleRow], tenant_id: str, change_set: StageOutput, *, strays: bool) -> None:
+def _settle(conn: Connection[TupleRow], tenant_id: str, change_set: StageOutput, *, strays: bool, whole: bool) -> None:
     """The change set is in the tables: note it, and mark contents as orphans that came to no chunk.
 
     There may be such strays when an earlier run was interrupted, or a document waits because one of its texts was
-    refused.
+    refused. `whole=False`: what waits is taken up by the next run, so the change set is not done with.
     """
     with conn.transaction():
         if strays:
             orphans = settle_contents(conn, tenant_id)
             log.info("%d contents belong to no chunk", orphans)
         mark_settled(conn, tenant_id)
-        mark_applied(conn, tenant_id, change_set.root_id)
-        mark_output_applied(conn, tenant_id, change_set.output_id)
+        if whole:
+            mark_applied(conn, tenant_id, change_set.root_id)
+            mark_output_applied(conn, tenant_id, change_set.output_id)
 
 
 def _prove(conn: Connection[TupleRow], tenant_id: str, versions: list[int]) -> int:
