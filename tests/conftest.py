@@ -5,14 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import sys
 import tempfile
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg
+import hypothesis
 import pytest
+from databases import copied, dropped
 
 from kb_pipeline.store import cluster
 from kb_pipeline.store.database import Database, create_database, prepare
@@ -36,6 +38,8 @@ WHOLE_PROCESSES = frozenset(
     }
 )
 """Tests that start `kb` or a browser, or search for long: minutes that say nothing about a Postgres version."""
+PATIENCE_S = 900
+"""For each of those: what takes a minute here takes five on a busy machine, and a hang is told apart all the same."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,11 +51,20 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("KB_") and name not in (SERVER_HOME, "KB_TEST_DATA")]:
         del os.environ[name]
     os.environ["KB_PG_MAJOR"] = major
+    # What was left open is told when the garbage collector happens to run: as an error, of any test but the right one.
+    config.addinivalue_line("filterwarnings", "default::ResourceWarning")
+    # The same examples in every run, in any time: `--hypothesis-profile default` looks for others.
+    hypothesis.settings.register_profile(
+        "kb", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("kb")
     # The default measures latency for 2 s a build, in dozens of tests that are about something else.
     os.environ["KB_EVAL__LATENCY_SECONDS"] = "0.2"
     if not hasattr(config, "workerinput"):
         # Not under tmp_path: the server's own user could not enter it, and its path may be too long for a socket.
         os.environ[SERVER_HOME] = tempfile.mkdtemp(prefix="kb-test-")
+    # Reports and staging of tests without a home of their own: not in the working directory, not in another worker's.
+    os.environ["KB_HOME"] = str(Path(os.environ[SERVER_HOME]) / f"home-{os.getpid()}")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -71,7 +84,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     items.sort(key=lambda item: (item.path.stem != "test_ui", item.path.stem not in WHOLE_PROCESSES))
     for item in items:
-        if "server_home" in getattr(item, "fixturenames", ()) and item.path.stem not in WHOLE_PROCESSES:
+        if item.path.stem in WHOLE_PROCESSES:
+            item.add_marker(pytest.mark.timeout(PATIENCE_S))
+        elif "server_home" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.postgres)
 
 
@@ -109,8 +124,8 @@ def server_home() -> Path:
             cluster.create(pgdata, int(os.environ["KB_PG_MAJOR"]))
             with (pgdata / "kb.conf").open("a") as conf:  # test data may be lost with the machine
                 conf.write("fsync = off\nsynchronous_commit = off\nfull_page_writes = off\nshared_buffers = 128MB\n")
-                # An automatic ANALYZE holds a snapshot, so updates beside it are not HOT: not while tests count them.
-                conf.write("autovacuum_naptime = 3600\n")
+                # An automatic ANALYZE holds a snapshot, so updates beside it are not HOT; and it changes plans.
+                conf.write("autovacuum = off\n")
         ensure_running(home)
         if not (home / "template.ready").exists():
             template = Database(embedded_dsn(home, TEMPLATE), embedded=True)
@@ -126,23 +141,23 @@ def empty_database(server_home: Path) -> Generator[str]:
     dsn = embedded_dsn(server_home, name)
     create_database(dsn, "postgres")
     yield dsn
-    _drop(server_home, name)
+    dropped(server_home, name)
 
 
 @pytest.fixture
 def db(server_home: Path) -> Generator[Database]:
     """A fresh database with the newest schema."""
-    name = f"t_{uuid.uuid4().hex[:16]}"
-    with psycopg.connect(embedded_dsn(server_home, "postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY file_copy".encode())
-    yield Database(embedded_dsn(server_home, name))
-    _drop(server_home, name)
+    with copied(server_home, TEMPLATE) as name:
+        yield Database(embedded_dsn(server_home, name))
 
 
-def _drop(home: Path, name: str) -> None:
-    with psycopg.connect(embedded_dsn(home, "postgres"), autocommit=True) as connection:
-        for each in (name, f"{name}_dagster"):
-            connection.execute(f"DROP DATABASE IF EXISTS {each} WITH (FORCE)".encode())
+@pytest.fixture(autouse=True)
+def _calm_embedder() -> Generator[None]:
+    """What a test did to the embedder of `stage_world` ends with it."""
+    yield
+    if (world := sys.modules.get("stage_world")) is not None:
+        world.SENT.clear()
+        world.Trouble.poison = world.Trouble.unavailable_after = None
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psycopg
+from databases import copied
 from migrate_models import PROJECTED
 from stage_world import World
 
@@ -127,7 +126,7 @@ class Mould:
     def cast(self) -> Generator[Changing]:
         """A copy of the database, and the folder as it was, at its place: documents are where they were indexed."""
         world = self.world
-        with _database(self.home, self.database) as name:
+        with copied(self.home, self.database) as name:
             shutil.rmtree(world.root)
             shutil.copytree(_kept(world), world.root)
             yield replace(world, db=Database(embedded_dsn(self.home, name)), sections=dict(world.sections), runs=100)
@@ -136,7 +135,7 @@ class Mould:
 @contextmanager
 def mould(home: Path, root: Path, fill: Callable[[Changing], object]) -> Generator[Mould]:
     """What `fill` makes of an empty world."""
-    with _database(home, "kb_template") as name:
+    with copied(home, "kb_template") as name:
         world = Changing(Database(embedded_dsn(home, name)), root)
         fill(world)
         shutil.copytree(root, _kept(world))
@@ -145,13 +144,3 @@ def mould(home: Path, root: Path, fill: Callable[[Changing], object]) -> Generat
 
 def _kept(world: Changing) -> Path:
     return world.root.with_name(f"{world.root.name}-kept")
-
-
-@contextmanager
-def _database(home: Path, template: str) -> Generator[str]:
-    name = f"t_{uuid.uuid4().hex[:16]}"
-    with psycopg.connect(embedded_dsn(home, "postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy".encode())
-    yield name
-    with psycopg.connect(embedded_dsn(home, "postgres"), autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())

