@@ -18,8 +18,8 @@ from kb_pipeline.sources.parquet import ParquetSource
 EXTRAS = {
     "s3": "s3",
     "s3a": "s3",
-    "gs": "gcs",
-    "gcs": "gcs",
+    "gs": "gs",
+    "gcs": "gs",
     "abfs": "azure",
     "abfss": "azure",
     "az": "azure",
@@ -37,11 +37,11 @@ def open_remote(url: str, patterns: tuple[str, ...], ignore: tuple[str, ...], ma
     """
     import fsspec  # pyright: ignore[reportMissingTypeStubs]
 
-    protocol = url.split("://", 1)[0].split("::", 1)[0].lower()
+    protocols = url.split("://", 1)[0].lower().split("::")  # simplecache::s3://...
     try:
         fs, root = cast("tuple[Any, str]", fsspec.core.url_to_fs(url))  # pyright: ignore
     except ImportError as error:
-        extra = EXTRAS.get(protocol)
+        extra = next((EXTRAS[name] for name in protocols if name in EXTRAS), None)
         hint = f"pip install 'kb-pipeline[{extra}]'" if extra else str(error)
         raise ConfigError(f"the source {url!r} needs an extra package: {hint}") from error
     except ValueError as error:
