@@ -131,7 +131,8 @@ def measured_run(
                 break
             digests[f"questions as v{build.version}"] = digest
     if pinned is None and subject in filled:
-        subject = builds[0] = filled[0] = fitted(ctx, conn, subject, vectors[subject.version])
+        texts: Mapping[str, str] = asked.golden.questions if asked.golden else {}
+        subject = builds[0] = filled[0] = fitted(ctx, conn, subject, vectors[subject.version], texts)
     task = ctx.progress.task("measure", len(builds) + 1, "builds")
     indexes = {build.build_id: _pinned(ctx.tenant.index, (pinned or {}).get(build.build_id)) for build in builds}
     searchers = {build.build_id: opened(ctx.db, tenant_id, build, indexes[build.build_id]) for build in builds}

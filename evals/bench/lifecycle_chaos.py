@@ -33,7 +33,7 @@ TOML = """
 exact_below = 0
 preset = "dev"
 [eval]
-queries = 20
+queries = 3
 recall_floor = 0.5
 latency_tolerance = 1000.0
 latency_seconds = 0.3

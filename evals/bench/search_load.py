@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
 K = 10
 CONNECTIONS = 4
-WIDTH = 160
-"""ef_search: at the default 100 these questions, which are not about the corpus, reach 0.953, and a window of 500 may
-be under 0.95 by chance."""
 APPLICATION = "bench-search"
 
 
@@ -114,11 +111,13 @@ def _connected(db: Database, tenant_id: str) -> Any:
 
 
 def _search(conn: Any, tenant_id: str, version: int, vector: Any) -> list[float]:
+    """As a person's search who sets nothing."""
+    from kb_pipeline.search.profiles import PROFILES
     from kb_pipeline.store.search_sql import Found, search_live
 
     found = search_live(
         conn, tenant_id, version, vector,
-        n=K, ef=None, profile="default", fallback_ef=WIDTH, at_least=2 * K, conditions="[]",
+        n=K, ef=None, profile="default", fallback_ef=PROFILES["default"], at_least=2 * K, conditions="[]",
     )  # fmt: skip
     if not isinstance(found, Found):
         raise RuntimeError(f"another version is live: {found.version}")

@@ -162,25 +162,35 @@ def mark_dropped(conn: Connection[TupleRow], tenant_id: str, build_id: int) -> b
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What a build's ef_search was fitted to."""
+
+    recall: float
+    auto: bool
+    """Not: nothing was said, so the usual widths were raised if need be."""
+
+
 def keep_fitted(
-    conn: Connection[TupleRow], tenant_id: str, build_id: int, ef_search: Mapping[str, int], *, target: float
+    conn: Connection[TupleRow], tenant_id: str, build_id: int, ef_search: Mapping[str, int], to: Fitted
 ) -> None:
-    """Keeps ef_search by profile with a build, and the recall it was fitted to: `kb.search` takes it where neither the
-    request nor the configuration says another."""
+    """Keeps ef_search by profile with a build (none: the usual ones), and what it was fitted to: `kb.search` takes it
+    where neither the request nor the configuration says another."""
     conn.execute(
-        "UPDATE kb.builds SET params = params || jsonb_build_object('ef_search', %s::jsonb), "
-        "detail = detail || jsonb_build_object('fitted_to', %s::float8) WHERE tenant_id = %s AND build_id = %s",
-        (Jsonb(dict(ef_search)), target, tenant_id, build_id),
+        "UPDATE kb.builds SET params = params - 'ef_search' || %s::jsonb, detail = detail || "
+        "jsonb_build_object('fitted_to', %s::float8, 'fitted_auto', %s::bool) WHERE tenant_id = %s AND build_id = %s",
+        (Jsonb({"ef_search": dict(ef_search)} if ef_search else {}), to.recall, to.auto, tenant_id, build_id),
     )
 
 
-def fitted_target(conn: Connection[TupleRow], tenant_id: str, build_id: int) -> float | None:
-    """The recall that the build's ef_search was fitted to; None when that was not done."""
+def read_fitted(conn: Connection[TupleRow], tenant_id: str, build_id: int) -> Fitted | None:
+    """What the build's ef_search was fitted to; None when that was not done."""
     row = conn.execute(
-        "SELECT (detail ->> 'fitted_to')::float8 FROM kb.builds WHERE tenant_id = %s AND build_id = %s",
+        "SELECT (detail ->> 'fitted_to')::float8, coalesce((detail ->> 'fitted_auto')::bool, true) FROM kb.builds "
+        "WHERE tenant_id = %s AND build_id = %s AND detail ? 'fitted_to'",
         (tenant_id, build_id),
     ).fetchone()
-    return row[0] if row else None
+    return Fitted(*row) if row else None
 
 
 def note_refusal(conn: Connection[TupleRow], tenant_id: str, build_id: int, eval_id: int) -> bool:
