@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from index_helpers import Corpus, Facts, clustered, load, measured, spec_of
 
+from kb_pipeline.cli.runs import in_words
 from kb_pipeline.config.schema import EmbedderConfig, Settings
 from kb_pipeline.embed.registry import resolve_spec
 from kb_pipeline.errors import GateRefused, StaleStage
@@ -91,6 +92,8 @@ def test_a_refused_candidate_never_goes_live(db: Database, corpus: Corpus) -> No
     measured(db, "acme", worse.build_id or 0, "fail", ("recall@10 is 0.61, the floor is 0.95",))
     warned = live_index.run(context(db, index=SMALL, promotion={"on_refusal": "warn"}), by="t")
     assert warned.refused == worse.build_id and "0.61" in warned.reasons[1]
+    told = in_words({"live_index": asdict(warned)}, 1.0)
+    assert f"build {worse.build_id} was refused and is not served\nrecall@10 is 0.61" in told
 
 
 def test_with_nothing_live_each_refusal_fails_its_run(db: Database, corpus: Corpus) -> None:
@@ -111,7 +114,7 @@ def test_review_mode_waits_for_a_person(db: Database, corpus: Corpus) -> None:
     measured(db, "acme", built.build_id or 0, "pass")
     summary = live_index.run(ctx, by="t")
     assert (summary.promoted, summary.build_id, summary.waiting) == (False, None, built.build_id)
-    assert f"kb promote {built.build_id}" in summary.reasons[-1]
+    assert f"kb promote {built.build_id}" in in_words({"live_index": asdict(summary)}, 1.0)
 
 
 def test_the_previous_build_leaves_after_its_soak(db: Database, corpus: Corpus) -> None:

@@ -104,6 +104,8 @@ def in_words(assets: Mapping[str, Mapping[str, Any]], seconds: float) -> str:
         lines.append(f"eval: {report.get('verdict')}, report {report.get('file')}")
     if live := assets.get("live_index"):
         lines.append(f"live: build {live.get('build_id')}" if live.get("build_id") is not None else "live: nothing yet")
+        said: list[str] = live.get("reasons") or []
+        lines += said if live.get("refused") is not None else said[-1:] if live.get("waiting") is not None else []
     return "\n".join([*lines, f"done in {seconds:.1f} s"])
 
 

@@ -85,6 +85,8 @@ class IndexConfig(Section):
     exact_below: Literal["auto"] | int = "auto"
     """Rows below which a tenant is scanned exactly; auto: rows x dims <= 1.25 million."""
     ef_search: Literal["auto"] | int | None = None
+    """auto: fitted to `target_recall` after each build; by default the profiles' widths, raised after a build whose
+    recall could be under `[eval] recall_floor` with them."""
     target_recall: float = Field(default=0.95, gt=0, le=1)
     target_p95_ms: float | None = Field(default=None, gt=0)
     build_memory_mb: int | None = Field(default=None, ge=16)
