@@ -123,6 +123,15 @@ def test_db_commands_leave_a_server_of_your_own_alone(folder: Path, capsys: Capt
     assert capsys.readouterr().out.startswith("postgresql://")
 
 
+def test_the_dagster_home_that_is_named_holds_our_instance(folder: Path, home: Path) -> None:
+    """`kb db start` names it for a webserver of one's own, which without the file would keep its runs in SQLite."""
+    from kb_pipeline.cli.instance import instance_folder
+
+    assert instance_folder() == home / "dagster"
+    assert [path.name for path in instance_folder().iterdir()] == ["dagster.yaml"]
+    assert "DAGSTER_PG_URL" in (home / "dagster" / "dagster.yaml").read_text()
+
+
 def test_a_backup_brings_everything_back(folder: Path, kb_env: Database, tmp_path: Path, capsys: Captured) -> None:
     (folder / "kb.toml").write_text('[tenants.one]\nsource = "a"\n')
     assert main(["tenants", "list"]) == 0

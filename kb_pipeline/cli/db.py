@@ -16,6 +16,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 @app.command()
 def start(as_json: Json = False) -> None:
     """Start the embedded server and keep it beyond the last process, until `kb db stop`."""
+    from kb_pipeline.cli.instance import instance_folder
     from kb_pipeline.home import kb_home
     from kb_pipeline.store.database import dagster_dsn, open_database
     from kb_pipeline.store.server import keep_alive
@@ -27,7 +28,7 @@ def start(as_json: Json = False) -> None:
         print_json(asdict(status) | {"dagster_url": url})
         return
     print(f"Postgres {status.major} runs on {status.data} until `kb db stop`\n{status.url}")
-    print(f"for a webserver or daemon of your own:\nexport DAGSTER_HOME={kb_home() / 'dagster'} DAGSTER_PG_URL='{url}'")
+    print(f"for a webserver or daemon of your own:\nexport DAGSTER_HOME={instance_folder()} DAGSTER_PG_URL='{url}'")
 
 
 @app.command()

@@ -28,13 +28,22 @@ def shipped(name: str) -> Path:
     raise KbError(f"{name} is missing from the installation of kb_pipeline; install it again")
 
 
-def dagster_environment(session: Session) -> dict[str, str]:
-    """The variables a webserver, a daemon or a run needs; writes the instance's folder under KB_HOME."""
+def instance_folder() -> Path:
+    """`dagster` under KB_HOME, with our dagster.yaml in it: whole at any moment, since others may start just now and
+    would take an empty one for "keep everything in SQLite"."""
     folder = kb_home() / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
     wanted, target = shipped("dagster.yaml").read_text(), folder / "dagster.yaml"
     if not target.is_file() or target.read_text() != wanted:
-        target.write_text(wanted)
+        draft = folder / f"dagster.yaml.{os.getpid()}"
+        draft.write_text(wanted)
+        draft.replace(target)
+    return folder
+
+
+def dagster_environment(session: Session) -> dict[str, str]:
+    """The variables a webserver, a daemon or a run needs; writes the instance's folder under KB_HOME."""
+    folder = instance_folder()
     environment = {
         "DAGSTER_HOME": str(folder),
         "DAGSTER_PG_URL": dagster_dsn(session.db),
