@@ -39,7 +39,7 @@ WHOLE_PROCESSES = frozenset(
 )
 """Tests that start `kb` or a browser, or search for long: minutes that say nothing about a Postgres version."""
 PATIENCE_S = 900
-"""For each of those: what takes a minute here takes five on a busy machine, and a hang is told apart all the same."""
+"""For each test that says nothing else: what takes a minute takes ten on a busy machine, and a hang still ends."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -84,9 +84,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     items.sort(key=lambda item: (item.path.stem != "test_ui", item.path.stem not in WHOLE_PROCESSES))
     for item in items:
-        if item.path.stem in WHOLE_PROCESSES:
+        if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(PATIENCE_S))
-        elif "server_home" in getattr(item, "fixturenames", ()):
+        if "server_home" in getattr(item, "fixturenames", ()) and item.path.stem not in WHOLE_PROCESSES:
             item.add_marker(pytest.mark.postgres)
 
 

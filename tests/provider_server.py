@@ -173,13 +173,14 @@ class ProviderServer:
 
     def __enter__(self) -> ProviderServer:
         self._thread.start()
-        self._ready.wait(10)
+        if not self._ready.wait(120):
+            raise RuntimeError("the provider's server did not start")
         return self
 
     def __exit__(self, *exc: object) -> None:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(120)
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -19,7 +19,7 @@ from kb_pipeline.store.database import Database
 from kb_pipeline.store.documents import DocumentRow
 from kb_pipeline.store.stage_outputs import register
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 DOCUMENTS = {f"d{n}": [f"The kettle number {n} boils water for tea in {n} minutes."] for n in range(40)}
 

@@ -28,7 +28,7 @@ DISHES = ("onion", "leek", "lentil", "tomato", "pumpkin", "potato", "carrot", "b
 DOCUMENTS = {
     dish: [f"{dish.title()} soup simmers for an hour.", f"Keep the {dish} soup cold for three days."] for dish in DISHES
 }
-SECTIONS = {"eval": {"queries": 15, "latency_tolerance": 1000.0, "recall_floor": 0.5}}
+SECTIONS = {"eval": {"queries": 15, "latency_tolerance": 1e9, "recall_floor": 0.5}}
 
 
 @pytest.fixture

@@ -195,7 +195,7 @@ def left_behind(db: Database) -> bool:
         return unfinished(conn, ["acme"])["acme"].builds
 
 
-def wait_for(condition: object, seconds: float = 20) -> None:
+def wait_for(condition: object, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline

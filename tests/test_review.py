@@ -21,7 +21,7 @@ from kb_pipeline.store.eval_reads import newest_candidate
 from kb_pipeline.store.reviews import decisions, waiting_builds
 
 DOCUMENTS = {f"d{n}": [f"The kettle number {n} boils water for tea in {n} minutes."] for n in range(20)}
-REVIEW = {"eval": {"queries": 10, "latency_tolerance": 1000.0}, "promotion": {"mode": "review"}}
+REVIEW = {"eval": {"queries": 10, "latency_tolerance": 1e9}, "promotion": {"mode": "review"}}
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_refused_build_is_not_promoted_in_any_mode_and_may_still_be_approved(d
 
 
 def test_an_override_is_kept_and_marked_in_every_later_report(db: Database, candidate: int) -> None:
-    strict = {"eval": {"queries": 10, "recall_floor": 1.0, "latency_tolerance": 1000.0, "min_coverage": 1.0}}
+    strict = {"eval": {"queries": 10, "recall_floor": 1.0, "latency_tolerance": 1e9, "min_coverage": 1.0}}
     with db.connect("owner") as conn:
         conn.execute("UPDATE kb.eval_runs SET verdict = 'fail', reasons = '[\"recall is low\"]' WHERE tenant_id = 't'")
     with pytest.raises(GateRefused):

