@@ -15,9 +15,9 @@ ALTER TABLE kb.dead_letters ADD COLUMN tried_with text NOT NULL DEFAULT '';  -- 
 --    70, 1400, MAIN (chosen)                        20.5 / 27.3 / 20.5   100  / 100  / 100   1-3 ms
 -- There is no tsvector beside the vectors while nothing searches for words: a generated one with its GIN index took 1.2 of the 1.4 s
 -- of an insert of 13,480 contents of the PowerShell documentation, and a fifth of the space.
--- A non-HOT update puts the row into every HNSW index again, so the third of the space that fillfactor 70 leaves is well spent; the
--- same HOT ratio without MAIN costs half as much heap again (45) or a four times slower exact scan (128). A target of 1,400 moves
--- text and further vectors out of line and leaves a short first vector in (rows up to 2,032 bytes are never touched by TOAST).
+-- A non-HOT update puts the row into every HNSW index again, so the third of the space that fillfactor 70 leaves is well spent; 45
+-- costs up to twice the heap, a target of 128 makes the exact scan of long texts several times slower. A target of 1,400 moves long
+-- texts and further vectors out of line, MAIN leaves the first vector in (rows up to 2,032 bytes are never touched by TOAST).
 -- The columns' own storage is chosen where they are added: store/versions.py.
 DO $$
 BEGIN
