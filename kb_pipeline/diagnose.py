@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kb_pipeline.store.health import Finding, connections, index_faults, orphan_urls, server_versions
+from kb_pipeline.store.health import (
+    Finding,
+    connections,
+    index_faults,
+    orphan_urls,
+    removed_contents,
+    server_versions,
+)
 from kb_pipeline.store.health_checks import buffers, dead_rows, hot_updates, known_bugs, norms, search_plan
 from kb_pipeline.store.maintenance import tables
 from kb_pipeline.store.status import tenant_status
@@ -23,7 +30,7 @@ def diagnose(session: Session, tenants: list[str]) -> list[Finding]:
         states = tables(conn)
         versions = server_versions(conn)
         findings = known_bugs(versions.finding.rpartition(" ")[2]) or [versions]
-        findings += [connections(conn), *dead_rows(states), hot_updates(states), buffers(conn)]
+        findings += [connections(conn), *dead_rows(states), hot_updates(states, removed_contents(conn)), buffers(conn)]
         findings += faults or [Finding("indexes", True, "every build has a valid index, and no index is left over")]
         findings.append(orphan_staging(session, conn))
         for tenant_id in tenants:

@@ -35,6 +35,12 @@ def server_versions(conn: Connection[TupleRow]) -> Finding:
     return Finding("versions", True, f"Postgres {postgres}, pgvector {pgvector}")
 
 
+def removed_contents(conn: Connection[TupleRow]) -> int:
+    """Contents that documents of any tenant ceased to refer to, ever. `conn` is the owner's."""
+    row = conn.execute("SELECT coalesce(sum(deleted_total), 0)::bigint FROM kb.tenants").fetchone()
+    return row[0] if row else 0
+
+
 def index_faults(conn: Connection[TupleRow]) -> list[Finding]:
     """Indexes that are INVALID or belong to no build, and builds whose index is gone. Empty while a build runs."""
     indexes: dict[str, bool] = dict(

@@ -46,13 +46,19 @@ def dead_rows(states: list[TableState]) -> list[Finding]:
     ]
 
 
-def hot_updates(states: list[TableState]) -> Finding:
-    """Whether updates of contents stay on their page: every other one writes the row into all of its HNSW indexes."""
+def hot_updates(states: list[TableState], removed: int) -> Finding:
+    """Whether updates of contents stay on their page: every other one writes the row into all of its HNSW indexes.
+
+    `removed` contents were marked as removed, many on a page at once where documents change in bulk. That may leave the
+    page: the rows are deleted soon, and so much churn is followed by a rebuild.
+    """
     contents = [state for state in states if state.name.startswith("contents_")]
     updates, hot = sum(state.updates for state in contents), sum(state.hot_updates for state in contents)
     share = 100 * hot / updates if updates else 100.0
     words = f"{share:.0f} % of {updates:,} updates of contents were HOT"
-    if updates < 1_000 or share >= HOT_PERCENT:
+    others = updates - removed
+    cold = max(0, updates - hot - removed)
+    if others < 1_000 or cold * 100 <= others * (100 - HOT_PERCENT):
         return Finding("hot", True, words)
     return Finding(
         "hot",
