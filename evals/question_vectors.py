@@ -16,11 +16,14 @@ from psycopg.rows import TupleRow
 from evals.asked import Questions
 from evals.measure import Asked
 from evals.serving import embedder_of
-from kb_pipeline.embed.protocol import Embedder, Vectors
+from kb_pipeline.embed.models import IN_PROCESS
+from kb_pipeline.embed.protocol import Embedder, EmbedderSpec, Vectors
 from kb_pipeline.embed.same_space import MIN_COSINE
 from kb_pipeline.stages.context import StageContext
+from kb_pipeline.stages.wanted import usd
 from kb_pipeline.store.eval_reads import BuildRow
 from kb_pipeline.store.question_vectors import put_questions, stored_questions
+from kb_pipeline.store.spend import add_spend
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,8 @@ class Embedded:
     """`(texts, dims) float32`, in the order of the texts."""
     made: int
     """How many of them were not known."""
+    tokens: int = 0
+    """Billed for them, and for known ones that were asked again."""
 
     @property
     def sha256(self) -> str:
@@ -56,6 +61,7 @@ def question_vectors(
             found = repeated_vectors(conn, tenant_id, build.version, texts, make)
         else:
             found = asked_vectors(conn, tenant_id, build.version, texts, make())
+        _pay(ctx, conn, EmbedderSpec(**build.embedder), found.tokens)
     place = {text: number for number, text in enumerate(texts)}
     golden: Mapping[str, str] = asked.golden.questions if asked.golden else {}
     vectors = {qid: found.vectors[place[text]] for qid, text in golden.items()}
@@ -75,13 +81,15 @@ def asked_vectors(
     probes = sorted(known, key=lambda text: hashlib.sha256(text.encode()).digest())[:PROBES]
     new = [text for text in texts if text not in known]
     asked = [*probes, *new]
-    found = dict(zip(asked, embedder.embed_queries(asked).vectors, strict=True))
+    answer = embedder.embed_queries(asked)
+    tokens, found = answer.tokens, dict(zip(asked, answer.vectors, strict=True))
     if any(_cosine(known[text], found[text]) < MIN_COSINE for text in probes):
         log.warning("questions of tenant %s are embedded anew: the embedder answers otherwise than before", tenant_id)
         new, known = list(texts), {}
-        found = dict(zip(new, embedder.embed_queries(new).vectors, strict=True))
+        answer = embedder.embed_queries(new)
+        tokens, found = tokens + answer.tokens, dict(zip(new, answer.vectors, strict=True))
     put_questions(conn, tenant_id, version, {text: found[text] for text in new}, texts)
-    return Embedded(_stacked(texts, known, found), len(new))
+    return Embedded(_stacked(texts, known, found), len(new), tokens)
 
 
 def repeated_vectors(
@@ -91,8 +99,18 @@ def repeated_vectors(
     of them kept no embedder is needed."""
     known = stored_questions(conn, tenant_id, version, texts)
     new = [text for text in texts if text not in known]
-    found = dict(zip(new, embedder().embed_queries(new).vectors, strict=True)) if new else {}
-    return Embedded(_stacked(texts, known, found), len(new))
+    if not new:
+        return Embedded(_stacked(texts, known, {}), 0)
+    answer = embedder().embed_queries(new)
+    return Embedded(_stacked(texts, known, dict(zip(new, answer.vectors, strict=True))), len(new), answer.tokens)
+
+
+def _pay(ctx: StageContext, conn: Connection[TupleRow], spec: EmbedderSpec, tokens: int) -> None:
+    """Write down what the questions cost, where somebody bills them."""
+    if tokens and spec.provider not in IN_PROCESS:
+        cost = usd(ctx.tenant.embedder, spec, tokens)
+        with conn.transaction():
+            add_spend(conn, ctx.tenant_id, ctx.run_id, model=spec.model, lane="questions", tokens=tokens, usd=cost)
 
 
 def _stacked(texts: Sequence[str], known: Mapping[str, Vectors], found: Mapping[str, Vectors]) -> Vectors:

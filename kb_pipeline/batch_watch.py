@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,8 @@ def ended_jobs(session: Session) -> Watched:
             continue
         try:
             config = embedder_config(session.tenant(tenant_id).embedder, job.spec)
-            over = job.state != "submitted" or BatchApi(config, job.spec.model).poll(str(job.batch_id)).status in ENDED
+            with closing(BatchApi(config, job.spec.model)) as api:
+                over = job.state != "submitted" or api.poll(str(job.batch_id)).status in ENDED
         except KbError as error:
             found.errors[tenant_id] = str(error)
             continue

@@ -124,6 +124,8 @@ def test_vectors_are_shared_only_where_both_tenants_say_so(
     first.run()
     ctx = both(first, second, {"share_across_tenants": one}, {"share_across_tenants": two})
     monkeypatch.setattr(World, "context", lambda *_: ctx)
+    planned = second.run_until_fingerprints()
+    assert (planned.texts_to_embed, planned.texts_at_hand) == ((0, 6) if free else (6, 0))
     assert (sent(second.run) == []) is free
     assert second.one("SELECT count(*) FROM kb.documents WHERE tenant_id = %(t)s") == 2
 

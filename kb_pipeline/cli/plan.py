@@ -51,7 +51,7 @@ def in_words(found: dict[str, Any]) -> list[str]:
         cost = f"{cost}, at least {found['minutes']:,.1f} minutes under the configured limits"
     lines.append(f"to embed: {found['texts_to_embed']:,} texts, {found['tokens_to_embed']:,} tokens, {cost}")
     if found["texts_at_hand"]:
-        lines.append(f"not asked for: {found['texts_at_hand']:,} texts whose vectors are here, or with a batch job")
+        lines.append(f"not asked for: {found['texts_at_hand']:,} texts: here, shared, or with a batch job")
     if usd and found["price"]:
         lines.append(f"price: {found['price']}")
     if found["migration"] is not None:

@@ -50,7 +50,7 @@ class NotThere(EmbedderError):
 
 
 class BatchApi:
-    """One model's jobs at one provider. Retries a few times, then raises `ProviderUnavailable`."""
+    """One model's jobs at one provider. Retries a few times, then raises `ProviderUnavailable`. To be closed."""
 
     def __init__(self, config: EmbedderConfig, model: str) -> None:
         self._config = config
@@ -67,6 +67,12 @@ class BatchApi:
             max_retries=0,
             timeout=max(self._config.request_timeout_s, 60.0),
         )
+
+    def close(self) -> None:
+        """Close its connections; a further call opens new ones."""
+        client = self.__dict__.pop("_client", None)
+        if client is not None:
+            client.close()
 
     def find_file(self, key: str, *, since: float) -> str | None:
         """Id of the uploaded file of this key, if there is one; `since`: Unix time before which nobody uploaded it."""

@@ -102,6 +102,16 @@ class OpenAIEmbedder:
             timeout=request_timeout(self._config),
         )
 
+    def close(self) -> None:
+        """Close its connections; a further question opens new ones."""
+        client = self.__dict__.pop("_client", None)
+        if client is not None:
+            client.close()
+
+    def __del__(self) -> None:
+        # the client is part of a cycle: left to the garbage collector, its socket may go before it is closed
+        self.close()
+
     def embed_documents(self, texts: Sequence[str]) -> Embedded:
         """Vectors of document texts."""
         return self._embed([self.spec.document_prefix + text for text in texts])

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
 from pathlib import Path
@@ -47,6 +48,8 @@ class BatchLane:
         self._ctx = ctx
         self._conn = conn
         self._queue = BatchQueue(conn, ctx.tenant_id)
+        self._apis: dict[bytes, BatchApi] = {}
+        """By space."""
 
     def settle(self) -> None:
         """Bring every open job as far as it goes: finish what a killed run began, poll, collect.
@@ -55,13 +58,14 @@ class BatchLane:
         """
         forget_unused(self._conn, self._ctx.tenant_id)
         failed: list[str] = []
-        for job in batches.open_jobs(self._conn, self._ctx.tenant_id):
-            try:
-                failed += self._advance(job)
-            except NotThere as lost:
-                # nobody knows of the job any more (results are kept for a while only): it must not stop all runs
-                batches.close_job(self._conn, self._ctx.tenant_id, job.job_id, "failed", detail=str(lost))
-                failed.append(f"batch job {job.job_id} is lost: {lost}")
+        with self._connections():
+            for job in batches.open_jobs(self._conn, self._ctx.tenant_id):
+                try:
+                    failed += self._advance(job)
+                except NotThere as lost:
+                    # nobody knows of the job any more (results are kept for a while only): it must not stop all runs
+                    batches.close_job(self._conn, self._ctx.tenant_id, job.job_id, "failed", detail=str(lost))
+                    failed.append(f"batch job {job.job_id} is lost: {lost}")
         if failed:
             raise ProviderUnavailable(f"{'; '.join(failed)}. The next run sends the texts without a vector again")
 
@@ -76,7 +80,7 @@ class BatchLane:
         """Texts to the provider, in jobs as large as it takes. `admit` may raise before a job is written down."""
         stream = iter(texts)
         while (first := next(stream, None)) is not None:
-            with tempfile.NamedTemporaryFile(prefix="kb-batch-", suffix=".jsonl") as file:
+            with tempfile.NamedTemporaryFile(prefix="kb-batch-", suffix=".jsonl") as file, self._connections():
                 most_tokens = self._queue.most_tokens(space_key(space.spec))
                 job, first_of_next = _write(file, space.spec, first, stream, most_tokens=most_tokens)
                 admit(job)
@@ -236,7 +240,19 @@ class BatchLane:
             batches.settle_items(self._conn, tenant_id, job.job_id, got=got, refused=refused)
 
     def _api(self, job: Job) -> BatchApi:
-        return BatchApi(embedder_config(self._ctx.tenant.embedder, job.spec), job.spec.model)
+        if job.space not in self._apis:
+            config = embedder_config(self._ctx.tenant.embedder, job.spec)
+            self._apis[job.space] = BatchApi(config, job.spec.model)
+        return self._apis[job.space]
+
+    @contextmanager
+    def _connections(self) -> Generator[None]:
+        """Close at the end what was opened meanwhile."""
+        try:
+            yield
+        finally:
+            for api in self._apis.values():
+                api.close()
 
 
 def _write(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,10 @@ from kb_pipeline.fingerprint import embedded_text
 from kb_pipeline.planner.diff import diff_chunks
 from kb_pipeline.stages.context import StageContext
 from kb_pipeline.stages.staged import StagedBatch, chunks_schema, from_arrow, to_arrow
+from kb_pipeline.stages.supply import partners
 from kb_pipeline.stages.wanted import Space, Wanted, price_known, usd, wanted_versions
 from kb_pipeline.staging import OutputWriter
-from kb_pipeline.store.bank import at_hand, has_vectors, lacking_at_hand, space_key, text_key
+from kb_pipeline.store.bank import at_hand, has_vectors, lacking_at_hand, shared_texts, space_key, text_key
 from kb_pipeline.store.batches import has_items
 from kb_pipeline.store.contents import count_lacking, known_contents, outside_use
 from kb_pipeline.store.documents import count_places, places_of
@@ -49,7 +51,9 @@ class ChangeSetSummary:
     backfill_texts: int = 0
     """Of these: texts that are indexed already and lack a vector of another version."""
     texts_at_hand: int = 0
-    """Texts that need no embedding either: their vectors are in the bank, or an open batch job brings them."""
+    """Texts that need no embedding either: their vectors are in the bank, an open batch job brings them, or another
+    tenant that shares has them.
+    """
     backfill_at_hand: int = 0
     """Of these: texts that are indexed already."""
     tokens_to_embed: int = 0
@@ -147,6 +151,7 @@ def compare_chunks(
             for number, space in enumerate(wanted.spaces):
                 need = outside_use(conn, ctx.tenant_id, list(set(batch.chunks.fingerprint)), space.numbers)
                 here: set[bytes] = _at_hand(conn, ctx.tenant_id, space, batch, need) if space in supplied else set()
+                here |= _shared(ctx, space, need - here)
                 tally.texts[number].add(batch, need - here)
                 tally.at_hand[number].add(batch, here)
             writer.write(to_arrow(batch, with_status=True))
@@ -177,6 +182,15 @@ def _at_hand(
         for key in (fingerprint, text_key(embedded_text(context, body)))
     }
     return {by_key[key] for key in at_hand(conn, tenant_id, space_key(space.spec), list(by_key))}
+
+
+def _shared(ctx: StageContext, space: Space, need: set[bytes]) -> set[bytes]:
+    """Those of the fingerprints that another tenant has, where both say that they share."""
+    tenants = partners(ctx)
+    if not (tenants and need and space.versions):
+        return set()
+    with ctx.db.connect("owner") as owner:
+        return shared_texts(owner, tenants, space.versions[0].version, list(need))
 
 
 def _compare(conn: Connection[TupleRow], tenant_id: str, batch: StagedBatch, tally: Tally) -> None:
@@ -226,8 +240,12 @@ def _summary(ctx: StageContext, conn: Connection[TupleRow], wanted: Wanted, tall
     for space, found, supply in zip(wanted.spaces, tally.texts, tally.at_hand, strict=True):
         new, new_tokens = found.count()
         old, old_tokens = count_lacking(conn, ctx.tenant_id, space.numbers)
-        if space in supplied:
-            banked, banked_tokens = lacking_at_hand(conn, ctx.tenant_id, space_key(space.spec), space.numbers)
+        tenants = partners(ctx) if old else []
+        if space in supplied or tenants:
+            with ctx.db.connect("owner") if tenants else nullcontext(conn) as looking:
+                banked, banked_tokens = lacking_at_hand(
+                    looking, ctx.tenant_id, space_key(space.spec), space.numbers, partners=tenants
+                )
             old, old_tokens = old - banked, old_tokens - banked_tokens
             here, backfill_here = here + banked, backfill_here + banked
         here += supply.count()[0]

@@ -31,7 +31,7 @@ class Supply:
         self._space = space
         self._key = space_key(space.spec)
         self._banked = has_vectors(conn, ctx.tenant_id, self._key)
-        self._partners = _partners(ctx)
+        self._partners = partners(ctx)
         self._needed = submits or self._banked or bool(self._partners) or has_items(conn, ctx.tenant_id, self._key)
         self.waiting = 0
         """Texts that are with a batch job."""
@@ -77,7 +77,7 @@ class Supply:
         return found, used
 
 
-def _partners(ctx: StageContext) -> list[str]:
+def partners(ctx: StageContext) -> list[str]:
     """Other tenants that share too: nobody's vectors are used, and nobody learns of them, without their own setting."""
     if not ctx.tenant.embedder.share_across_tenants:
         return []

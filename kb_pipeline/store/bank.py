@@ -69,17 +69,24 @@ def at_hand(conn: Connection[TupleRow], tenant_id: str, space: bytes, keys: Sequ
 
 
 def lacking_at_hand(
-    conn: Connection[TupleRow], tenant_id: str, space: bytes, versions: Sequence[int]
+    conn: Connection[TupleRow], tenant_id: str, space: bytes, versions: Sequence[int], *, partners: Sequence[str] = ()
 ) -> tuple[int, int]:
     """Contents in use without a vector of any of these versions for which one is at hand, and their tokens.
 
-    Without versions: all contents in use for which one is.
+    Without versions: all contents in use for which one is. With `partners`, tenants that share theirs, what they have
+    of the first version is at hand too, and `conn` is the owner's.
     """
     lacks = (
         sql.SQL(" AND ").join(sql.SQL("c.{} IS NULL").format(column(version)) for version in versions)
         if versions
         else sql.SQL("true")
     )
+    shared = sql.SQL("false")
+    if partners and versions:
+        shared = sql.SQL(
+            "EXISTS (SELECT FROM kb.contents o WHERE o.tenant_id = ANY(%(p)s) AND o.fingerprint = c.fingerprint "
+            "AND o.{} IS NOT NULL)"
+        ).format(column(versions[0]))
     row = conn.execute(
         sql.SQL(
             "SELECT count(*), coalesce(sum(c.tokens), 0)::bigint FROM kb.contents c "
@@ -87,9 +94,9 @@ def lacking_at_hand(
             "WHERE i.tenant_id = c.tenant_id AND i.space = %(s)s AND i.fingerprint = c.fingerprint AND NOT i.refused) "
             "OR EXISTS (SELECT FROM kb.vector_bank b WHERE b.tenant_id = c.tenant_id AND b.space = %(s)s "
             "AND b.key IN (c.fingerprint, sha256(convert_to(CASE WHEN c.context = '' THEN c.body "
-            "ELSE c.context || E'\\n\\n' || c.body END, 'UTF8')))))"
-        ).format(lacks),
-        {"t": tenant_id, "s": space},
+            "ELSE c.context || E'\\n\\n' || c.body END, 'UTF8')))) OR {})"
+        ).format(lacks, shared),
+        {"t": tenant_id, "s": space, "p": list(partners)},
     ).fetchone()
     return (row[0], row[1]) if row else (0, 0)
 
@@ -126,6 +133,21 @@ def shared_vectors(
         binary=True,
     )
     return dict(rows.fetchall())
+
+
+def shared_texts(
+    conn: Connection[TupleRow], tenants: Sequence[str], version: int, fingerprints: Sequence[bytes]
+) -> set[bytes]:
+    """Those of the fingerprints for which `shared_vectors` would find one."""
+    rows = conn.execute(
+        sql.SQL(
+            "SELECT DISTINCT c.fingerprint FROM kb.contents c "
+            "WHERE c.tenant_id = ANY(%s) AND c.fingerprint = ANY(%b) AND c.{} IS NOT NULL"
+        ).format(column(version)),
+        (list(tenants), list(fingerprints)),
+        binary=True,
+    )
+    return {row[0] for row in rows}
 
 
 def stored_vectors(
