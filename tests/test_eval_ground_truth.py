@@ -17,7 +17,10 @@ from kb_pipeline.embed.protocol import Vectors
 from kb_pipeline.store.database import Database
 from kb_pipeline.store.eval_vectors import vector_blocks, vectors_of
 
-RNG = np.random.default_rng(11)
+
+def random(seed: int = 11) -> np.random.Generator:
+    """A test's own, so that its numbers do not depend on which tests ran before it in this process."""
+    return np.random.default_rng(seed)
 
 
 def names(count: int) -> npt.NDArray[np.void]:
@@ -33,8 +36,9 @@ def blocks(vectors: Vectors, size: int) -> Iterator[Block]:
 @settings(max_examples=20, deadline=None)
 @given(count=st.integers(1, 300), size=st.integers(1, 130), k=st.integers(1, 25))
 def test_streamed_results_are_those_of_a_sort(count: int, size: int, k: int) -> None:
-    vectors = RNG.standard_normal((count, 8)).astype(np.float32)
-    questions = RNG.standard_normal((5, 8)).astype(np.float32)
+    rng = random(count * 1000 + size * 10 + k)
+    vectors = rng.standard_normal((count, 8)).astype(np.float32)
+    questions = rng.standard_normal((5, 8)).astype(np.float32)
     truth = exact_top_k(blocks(vectors, size), questions, k=k)
     cosines = (questions / np.linalg.norm(questions, axis=1, keepdims=True)) @ (
         vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -42,12 +46,15 @@ def test_streamed_results_are_those_of_a_sort(count: int, size: int, k: int) -> 
     order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
     assert truth.rows == count
     np.testing.assert_allclose(truth.scores[:, : min(k, count)], np.take_along_axis(cosines, order, 1), atol=1e-5)
-    known = [name.tobytes() for name in names(count)]
-    assert [set(found) for found in truth.fingerprints] == [{known[place] for place in row} for row in order]
+    place = {name.tobytes(): place for place, name in enumerate(names(count))}
+    for found, scores, row in zip(truth.fingerprints, cosines, order, strict=True):
+        assert len(set(found)) == len(found) == min(k, count)
+        assert min(scores[place[name]] for name in found) >= scores[row[-1]] - 1e-6, "sums differ by as much"
 
 
 def test_the_corpus_hash_is_of_the_set() -> None:
-    vectors = RNG.standard_normal((50, 4)).astype(np.float32)
+    rng = random()
+    vectors = rng.standard_normal((50, 4)).astype(np.float32)
     none = np.zeros((0, 4), dtype=np.float32)
     first = exact_top_k(blocks(vectors, 7), none, k=3).corpus_hash
     assert first == exact_top_k(reversed(list(blocks(vectors, 11))), none, k=3).corpus_hash
@@ -73,7 +80,8 @@ def test_equal_vectors_beyond_k_are_right_answers() -> None:
 
 
 def test_a_corpus_smaller_than_k_is_asked_for_all_it_has() -> None:
-    vectors = RNG.standard_normal((3, 4)).astype(np.float32)
+    rng = random()
+    vectors = rng.standard_normal((3, 4)).astype(np.float32)
     truth = exact_top_k(blocks(vectors, 2), vectors[:1], k=20)
     known = [name.tobytes() for name in names(3)]
     assert recall_at(truth, vectors[:1], [known], k=10, vectors_of=lambda _: {})[0] == 1.0
@@ -114,10 +122,11 @@ def test_the_stream_from_postgres_holds_every_vector(db: Database, block_rows: i
 
 
 def test_exact_results_equal_a_brute_force_scan_by_postgres(db: Database) -> None:
+    rng = random()
     words = "index vector search recall page graph query build table row".split()
-    texts = {f"d{n}": [" ".join(RNG.choice(words, 12)) + f" {n}"] for n in range(300)}
+    texts = {f"d{n}": [" ".join(rng.choice(words, 12)) + f" {n}"] for n in range(300)}
     version = add_tenant(db, "acme", texts)
-    questions = RNG.standard_normal((6, 256)).astype(np.float32)
+    questions = rng.standard_normal((6, 256)).astype(np.float32)
     with db.connect("writer", "acme") as conn:
         stream = vector_blocks(conn, "acme", version, dims=256, storage="vector", block_rows=64)
         truth = exact_top_k(stream, questions, k=20)

