@@ -27,9 +27,10 @@ OPENAI_ENCODINGS = {
     "text-embedding-3-large": "cl100k_base",
     "text-embedding-ada-002": "cl100k_base",
 }
-KEPT_LINES = 150_000
-KEPT_WORDS = 150_000
-"""Counts that are remembered, some 20 MB each; then they are forgotten and learned again."""
+KEPT_LINES = 60_000
+KEPT_WORDS = 100_000
+"""Counts that are remembered, some 10 MB each and in every process that chunks; then they are forgotten and learned
+again."""
 GROUP_CHARS = 2_000
 """Text that is tokenized at once: long enough to spare calls, short enough for two threads to share a batch."""
 

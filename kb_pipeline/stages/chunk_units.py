@@ -103,8 +103,10 @@ class Done:
 class UnitChunker:
     """Chunks units of one tenant; source and tokenizer are opened once."""
 
-    def __init__(self, tenant: TenantConfig) -> None:
+    def __init__(self, tenant: TenantConfig, counter: TokenCounter | None = None) -> None:
         self._tenant = tenant
+        if counter is not None:
+            self.counter = counter
 
     @cached_property
     def _source(self) -> Source:
@@ -113,10 +115,16 @@ class UnitChunker:
         return open_source(self._tenant)
 
     @cached_property
-    def _counter(self) -> TokenCounter:
+    def counter(self) -> TokenCounter:
+        """The embedder's tokenizer."""
         from kb_pipeline.chunking.tokens import make_counter
 
         return make_counter(self._tenant.embedder)
+
+    def loaded(self) -> TokenCounter:
+        """The tokenizer, with parsers imported too: to be called before a fork, so that their memory is shared."""
+        assert self._chunker
+        return self.counter
 
     def chunked(self, unit: Sequence[Changed]) -> Done:
         """Read and chunk the documents, in order."""
@@ -162,13 +170,13 @@ class UnitChunker:
             return
         from kb_pipeline.chunking.chunker import chunk_documents
 
-        yield from chunk_documents(chain([first], documents), counter=self._counter, config=self._tenant.chunking)
+        yield from chunk_documents(chain([first], documents), counter=self.counter, config=self._tenant.chunking)
 
     @cached_property
     def _chunker(self) -> str:
         from kb_pipeline.chunking.chunker import chunker_id
 
-        return chunker_id(self._counter, self._tenant.chunking)
+        return chunker_id(self.counter, self._tenant.chunking)
 
 
 def chunk_units(tenant: TenantConfig, changed: Iterable[Changed], *, processes: int) -> Iterator[Done]:
@@ -187,7 +195,8 @@ def chunk_units(tenant: TenantConfig, changed: Iterable[Changed], *, processes: 
             yield here.chunked(unit)
         return
     units = chain([first, second], units)
-    with ProcessPoolExecutor(processes - 1, get_context("fork"), initializer=_begin, initargs=(tenant,)) as pool:
+    initargs = (tenant, here.loaded())
+    with ProcessPoolExecutor(processes - 1, get_context("fork"), initializer=_begin, initargs=initargs) as pool:
         under_way: deque[Future[Done] | Done] = deque()
         while True:
             while sum(isinstance(one, Future) for one in under_way) < processes and (unit := next(units, None)):
@@ -228,12 +237,12 @@ _worker: UnitChunker | None = None
 """Of a forked process."""
 
 
-def _begin(tenant: TenantConfig) -> None:
+def _begin(tenant: TenantConfig, counter: TokenCounter) -> None:
     from kb_pipeline.processes import end_with_parent
 
     end_with_parent()
     global _worker
-    _worker = UnitChunker(tenant)
+    _worker = UnitChunker(tenant, counter)
 
 
 def _there(unit: list[Changed]) -> Done:
