@@ -37,13 +37,12 @@ def tenant_lock(db: Database, tenant_id: str, *, wait_s: float | None) -> Genera
 
 def awaited(conn: psycopg.Connection[Any], tenant_id: str) -> bool:
     """Whether somebody waits for the tenant's lock: long work that can be taken up again gives way."""
-    row = conn.execute(
-        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 "
-        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
-        "AND classid::bigint = (%(key)s::bigint >> 32) & 4294967295 AND objid::bigint = %(key)s::bigint & 4294967295)",
-        {"key": _waiting_key(f"tenant:{tenant_id}")},
-    ).fetchone()
-    return bool(row and row[0])
+    return _held(conn, _waiting_key(f"tenant:{tenant_id}"))
+
+
+def building(conn: psycopg.Connection[Any]) -> bool:
+    """Whether somebody holds the build lock. A process that was killed does not."""
+    return _held(conn, _key("build"))
 
 
 @contextmanager
@@ -87,6 +86,16 @@ def _key(name: str) -> int:
 def _waiting_key(name: str) -> int:
     """Of the shared lock that those hold who wait for `name`."""
     return _key(f"waiting:{name}")
+
+
+def _held(conn: psycopg.Connection[Any], key: int) -> bool:
+    row = conn.execute(
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 "
+        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+        "AND classid::bigint = (%(key)s::bigint >> 32) & 4294967295 AND objid::bigint = %(key)s::bigint & 4294967295)",
+        {"key": key},
+    ).fetchone()
+    return bool(row and row[0])
 
 
 def _let_go(connection: psycopg.Connection[Any], key: int, what: str) -> None:
