@@ -85,7 +85,8 @@ def test_from_the_first_word_to_the_end(
     for name in ("apples", "pears", "cars"):
         (tmp_path / "docs" / f"{name}.md").write_text(page(name, [f"All that is known of {name}."]))
     (tmp_path / "kb.toml").write_text(
-        '[eval]\nqueries = 5\nlatency_tolerance = 1000.0\nlatency_seconds = 0.1\n[tenants.docs]\nsource = "docs"\n'
+        "[eval]\nqueries = 5\nlatency_tolerance = 1e9\nrecall_floor = 0.0\nlatency_seconds = 0.1\n"
+        '[tenants.docs]\nsource = "docs"\n'
     )
     assert main(["migrate", "pause"]) == 2, "nothing is live yet"
     assert main(["run"]) == 0
@@ -110,7 +111,10 @@ def test_from_the_first_word_to_the_end(
 
 
 def four_hundred(world: Changing) -> None:
-    world.sections = {"index": {"exact_below": 0}, "eval": {"queries": 5, "latency_tolerance": 1000.0}}
+    world.sections = {
+        "index": {"exact_below": 0},
+        "eval": {"queries": 5, "latency_tolerance": 1e9, "recall_floor": 0.0},
+    }
     world.model(LOCAL)
     world.write({f"{n:03}.md": page(f"Page {n}", [f"Number {n} of the pages, {n * 7919} in all."]) for n in range(400)})
     world.chain()
@@ -176,7 +180,7 @@ def test_who_waits_is_let_in(world: Changing, monkeypatch: pytest.MonkeyPatch) -
     entered = threading.Event()
 
     def wait() -> None:
-        with tenant_lock(world.db, "world", wait_s=30):
+        with tenant_lock(world.db, "world", wait_s=None):
             entered.set()
 
     waiter = threading.Thread(target=wait)

@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def _history(space: Workspace, data: Path, rate: float, quiet: float, docs: int, workers: int | None) -> None:
-    from kb_pipeline.session import open_session
+    from kb_pipeline.config import load as configuration
     from kb_pipeline.store.database import Database
 
     corpus = clone("powershell", space.folder, data=data)
@@ -102,16 +102,17 @@ def _history(space: Workspace, data: Path, rate: float, quiet: float, docs: int,
     corpus.checkout(corpus.revisions[1])
     questions = _questions(space)
     history = History(before=_truth(space, 1, questions))
-    with answering(Database(space.dsn()), open_session(space.folder / "kb.toml").settings, TENANT) as answer:
+    dsn = space.dsn()  # a command, which in the middle of the load would be part of it
+    with answering(Database(dsn), configuration.load(space.folder / "kb.toml").settings, TENANT) as answer:
         load = Load(answer, questions, rate)
-        with load.running(), _watched(space, history):
+        with load.running(), _watched(dsn, history):
             time.sleep(3)  # connections and caches
             with _stage(history, "before"):
                 time.sleep(quiet)
             with _stage(history, "to 1,536 d halfvec, nightly in it"):
                 configure(f'provider = "{PROJECTED}"\nmodel = "p1536"\ndims = 1536\nstorage = "halfvec"')
                 migration = space.start("migrate")
-                _until(space, "SELECT count(*) > 0 FROM kb.migrations WHERE rows_done > 0", migration)
+                _until(dsn, "SELECT count(*) > 0 FROM kb.migrations WHERE rows_done > 0", migration)
                 _copy(corpus.tree, source, docs)
                 began = time.monotonic()
                 _ended(space, space.start("run"))
@@ -120,7 +121,7 @@ def _history(space: Workspace, data: Path, rate: float, quiet: float, docs: int,
             with _stage(history, "soak"):
                 time.sleep(quiet / 2)
         history.after = {version: _truth(space, version, questions) for version in (1, 2)}
-        with load.running(), _watched(space, history):
+        with load.running(), _watched(dsn, history):
             with _stage(history, "rollback"):
                 space.kb("rollback", "--tenant", TENANT)
                 time.sleep(quiet / 2)
@@ -187,14 +188,14 @@ def _stage(history: History, name: str) -> Generator[None]:
 
 
 @contextmanager
-def _watched(space: Workspace, history: History) -> Generator[None]:
+def _watched(dsn: str, history: History) -> Generator[None]:
     """Notes when an index is being built."""
     import psycopg
 
     stop = threading.Event()
 
     def watch() -> None:
-        with psycopg.connect(space.dsn(), autocommit=True) as conn:
+        with psycopg.connect(dsn, autocommit=True) as conn:
             since: float | None = None
             while not stop.wait(0.05):
                 row = conn.execute("SELECT count(*) FROM pg_stat_progress_create_index").fetchone()
@@ -234,10 +235,10 @@ def _ended(space: Workspace, process: subprocess.Popen[bytes]) -> None:
         raise SystemExit(f"{process.args!r} ended with {process.returncode}: {said}")
 
 
-def _until(space: Workspace, query: str, process: subprocess.Popen[bytes]) -> None:
+def _until(dsn: str, query: str, process: subprocess.Popen[bytes]) -> None:
     import psycopg
 
-    with psycopg.connect(space.dsn(), autocommit=True) as conn:
+    with psycopg.connect(dsn, autocommit=True) as conn:
         while process.poll() is None:
             row = conn.execute(query.encode()).fetchone()
             if row and row[0]:

@@ -116,7 +116,7 @@ class _History:
             files.append(self._files())
         self._grown(files)
         self._repacked(rate)
-        self._note("after the repack")
+        self._note("after the next run and maintenance")
         lost = self._wrong()
         with workspace() as other:
             other.configure((space.folder / "kb.toml").read_text(encoding="utf-8"))
@@ -127,16 +127,16 @@ class _History:
         for fault in lost[:5]:
             print(f"wrong: {fault}")
         ratio("documents that are not what the source says", len(lost), limit=0)
-        ratio("table after the repack / fresh load", self._sizes[-2][1] / self._sizes[-1][1], limit=1.1)
-        ratio("indexes after the repack / fresh load", self._sizes[-2][2] / self._sizes[-1][2], limit=1.1)
+        ratio("table after the repack / fresh load", self._sizes[-3][1] / self._sizes[-1][1], limit=1.1)
+        ratio("indexes after the repack / fresh load", self._sizes[-3][2] / self._sizes[-1][2], limit=1.1)
 
     def _repacked(self, rate: float) -> None:
-        from kb_pipeline.session import open_session
+        from kb_pipeline.config import load as configuration
         from kb_pipeline.store.database import Database
 
         space = self._space
         with (
-            answering(Database(space.dsn()), open_session(space.folder / "kb.toml").settings, TENANT) as answer,
+            answering(Database(space.dsn()), configuration.load(space.folder / "kb.toml").settings, TENANT) as answer,
             Forks(space.env, space.folder) as forks,
         ):
             load = Load(answer, questions(100), rate)
@@ -155,6 +155,7 @@ class _History:
                 f"{one['seconds']:.1f} s, writers waited {one['writers_waited_ms']:.0f} ms, searches "
                 f"{one['searches_waited_ms']:.0f}"
             )
+        self._note("right after the repack")
         failed = [one for one in load.done if one.failed]
         print(
             f"searches: {len(load.done):,} in {seconds:.1f} s, the slowest took {max(one.ms for one in load.done):.0f} "
@@ -176,12 +177,9 @@ class _History:
         def write() -> None:
             while not stop.is_set():
                 change_documents(self._docs, len(runs))
-                write_documents(self._docs, 40, 100 + len(runs))
-                child = forks.run("run", "--tenant", self._beside)
-                if child.status:
-                    said = (self._space.folder / "forked.log").read_text(encoding="utf-8")[-500:]
-                    raise SystemExit(f"a run beside ended with {child.status}: {said}")
-                runs.append(child.status or 0)
+                if len(list(self._docs.rglob("*.md"))) < 25:
+                    write_documents(self._docs, 40, 1)
+                runs.append(forks.run("run", "--tenant", self._beside).status or 0)
 
         thread = threading.Thread(target=write, daemon=True)
         thread.start()
@@ -190,6 +188,9 @@ class _History:
         finally:
             stop.set()
             thread.join()
+        if any(runs):
+            said = (self._space.folder / "forked.log").read_text(encoding="utf-8")[-500:]
+            raise SystemExit(f"runs beside ended with {runs}: {said}")
 
     def _configure(self, embedder: str) -> None:
         self._space.configure(
@@ -197,14 +198,12 @@ class _History:
         )
 
     def _edit(self, at: int, part: int) -> None:
-        """One in `part` of the records is another text than in the beginning, another one each time."""
-        self._records.write_text(
-            "".join(
-                line.replace('"text": "', f'"text": "Edition {at}: ', 1) if number % part == at else line
-                for number, line in enumerate(self._lines)
-            ),
-            encoding="utf-8",
-        )
+        """One in `part` of the records is another text than before; others each time."""
+        self._lines = [
+            line.replace('"text": "', f'"text": "Edition {at}: ', 1) if number % part == at else line
+            for number, line in enumerate(self._lines)
+        ]
+        self._records.write_text("".join(self._lines), encoding="utf-8")
 
     def _note(self, name: str, space: Workspace | None = None) -> None:
         table_bytes, index_bytes = (space or self._space).query(SIZES)[0]
