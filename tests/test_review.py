@@ -129,6 +129,10 @@ def test_the_commands_decide_show_and_repeat(
     assert "is refused" in kb("reject", str(candidate), "--why", "not today")
     assert "waits for a person" not in kb("status")
     assert f"build {candidate} rejected by" in kb("history")
+    assert main(["promote", str(candidate), "--tenant", "t"]) == 2
+    assert "an approval says why (--why)" in capsys.readouterr().err
+    kb("promote", str(candidate), "--why", "today")
+    assert f"build {candidate} approved by" in kb("history")
 
 
 def test_the_reminder_names_what_waits_too_long_and_starts_no_run(

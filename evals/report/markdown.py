@@ -34,7 +34,7 @@ def markdown(report: Report, *, html_path: str | None = None) -> str:
     parts.append(_table(report.rules))
     parts += [_section(section) for section in report.sections]
     if html_path:
-        parts.append(f"The same report as a file: `{html_path}`")
+        parts.append(_coded(f"The same report as a file: `{html_path}`"))
     parts.append(f"*{_text(report.footer)}*")
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -78,8 +78,10 @@ def _text(text: str) -> str:
 
 
 def _coded(text: str) -> str:
-    """What stands between backquotes stays code."""
-    return "`".join(part if place % 2 else _text(part) for place, part in enumerate(text.split("`")))
+    """What stands between backquotes is code, in blocks of its own: the UI drops the blank before code in a line."""
+    parts = text.split("`")
+    blocks = [f"```\n{part}\n```" if place % 2 else _text(part.lstrip(" ;.")) for place, part in enumerate(parts)]
+    return "\n\n".join(block for block in blocks if block)
 
 
 def _cell(text: str) -> str:

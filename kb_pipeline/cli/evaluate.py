@@ -87,7 +87,7 @@ def _replay(session: Session, tenant_id: str, eval_id: int, *, as_json: bool) ->
     if as_json:
         print_json(asdict(found))
         return 0 if found.equal else 1
-    verdict = "the same" if found.equal else f"{len(found.differences):,} are others"
+    verdict = "all are the same" if found.equal else f"{len(found.differences):,} are others"
     print(f"eval run {eval_id} repeated: of {found.compared:,} quality numbers {verdict}")
     for words in found.changed:
         print(f"  ! {words}")

@@ -13,7 +13,7 @@ from kb_pipeline.cli.options import Config, Json, NoWait, Tenant, print_json
 
 def promote(
     build: Annotated[int, typer.Argument(help="Number of the build, as `kb builds` shows it.")],
-    why: Annotated[str | None, typer.Option("--why", help="Stored with the decision.")] = None,
+    why: Annotated[str | None, typer.Option("--why", help="Stored with the decision; needed in review mode.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Also when its verdict is not a pass; needs --why.")] = False,
     no_wait: NoWait = False,
     tenant: Tenant = None,
@@ -30,6 +30,8 @@ def promote(
         raise ConfigError("--force overrides the verdict and needs --why, which is kept with the decision")
     session = open_session(config)
     tenant_id = one_tenant(session, tenant)
+    if session.tenant(tenant_id).promotion.mode == "review" and not (why or "").strip():
+        raise ConfigError('promotion.mode = "review": an approval says why (--why), which is kept with the decision')
     with tenant_lock(session.db, tenant_id, wait_s=0 if no_wait else None):
         result = act(session.db, tenant_id, build, by=person(), why=why, force=force)
     _say(result, f"build {build} of tenant {tenant_id} is live; `kb rollback` goes back", as_json=as_json)
