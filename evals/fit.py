@@ -15,7 +15,7 @@ from evals.fit_questions import Group, for_floor, for_target
 from evals.ground_truth import BLOCK_ROWS
 from evals.measure import Asked
 from kb_pipeline.index.exact import nearest_distances, recall_of
-from kb_pipeline.index.fit import WIDTHS, Curve, mean_and_error, reaches, smallest_width, targets
+from kb_pipeline.index.fit import HOLD, WIDTHS, Curve, mean_and_error, reaches, smallest_width, targets
 from kb_pipeline.search.profiles import PROFILES
 from kb_pipeline.stages.context import StageContext
 from kb_pipeline.store.builds import Fitted, keep_fitted, read_fitted
@@ -100,7 +100,8 @@ def _fitted(curve: Curve, recall: float) -> dict[str, int]:
 def _raised(curve: Curve, recall: float) -> dict[str, int]:
     """The usual widths in proportion, so that the default profile's holds the recall."""
     usual = PROFILES["default"]
-    if reaches(curve(usual), recall):
+    if reaches(curve(usual), recall, aim=HOLD):
         return {}
-    raised = smallest_width(curve, recall, [width for width in WIDTHS if usual < width <= WIDEST * usual])
+    wider = [width for width in WIDTHS if usual < width <= WIDEST * usual]
+    raised = smallest_width(curve, recall, wider, aim=HOLD)
     return {profile: min(1000, round(width * raised / usual)) for profile, width in PROFILES.items()}
