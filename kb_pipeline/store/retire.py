@@ -129,12 +129,5 @@ def _drop(conn: Connection[TupleRow], version: int) -> bool:
 
 
 def vacuum_partition(conn: Connection[TupleRow], leaf: str) -> None:
-    """Make the space of what is gone free for new rows; the file does not shrink. `conn` is in autocommit.
-
-    Twice: a B-tree page that the first empties is free for others when a transaction number has passed since (nbtree
-    README, "Page deletion"), and the index of the TOAST table grows at its right end. The second looks at little else.
-    """
-    vacuum = sql.SQL("VACUUM kb.{}").format(sql.Identifier(leaf))
-    conn.execute(vacuum)
-    conn.execute("SELECT pg_current_xact_id()")
-    conn.execute(vacuum)
+    """Make the space of what is gone free for new rows; the file does not shrink. `conn` is in autocommit."""
+    conn.execute(sql.SQL("VACUUM kb.{}").format(sql.Identifier(leaf)))
