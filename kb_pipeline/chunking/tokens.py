@@ -27,8 +27,8 @@ OPENAI_ENCODINGS = {
     "text-embedding-3-large": "cl100k_base",
     "text-embedding-ada-002": "cl100k_base",
 }
-KEPT_LINES = 60_000
-KEPT_WORDS = 100_000
+KEPT_LINES = 50_000
+KEPT_WORDS = 80_000
 """Counts that are remembered, some 10 MB each and in every process that chunks; then they are forgotten and learned
 again."""
 GROUP_CHARS = 2_000

@@ -6,6 +6,7 @@ run takes their summaries, or their error, when it comes to the asset: outputs a
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -77,6 +78,8 @@ def _run(
     from kb_pipeline.stages.chunk_units import cores
 
     end_with_parent()
+    # Chunking takes a process a core: threads of the tokenizer's beside them would only take memory.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for asset in stages:
         try:
             stage = import_module(f"kb_pipeline.stages.{asset}")
