@@ -58,9 +58,9 @@ def next_step(measured: Measured, *, passed: bool, mode: str) -> str:
                 f"refuse: `kb reject {build} --tenant {tenant} --why '...'`; or materialize live_index alone."
             )
         case "candidate":
-            return f"build {build} goes live with live_index; `kb rollback --tenant {tenant}` goes back."
+            return f"build {build} goes live with live_index. The way back: `kb rollback --tenant {tenant}`"
         case "live" if not passed:
-            return f"build {build} stays live; `kb rebuild --tenant {tenant}` makes another one beside it."
+            return f"build {build} stays live. Another one beside it: `kb rebuild --tenant {tenant}`"
         case _:
             return ""
 
