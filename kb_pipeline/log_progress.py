@@ -43,7 +43,8 @@ class LogTask:
     def advance(self, n: int = 1, **facts: object) -> None:
         """`n` more units are done; facts (rate limits, retries) stand behind the numbers."""
         self._done += n
-        self._facts.update(facts)
+        if facts:  # what is not said any more does not hold any more: a breaker that closed, a wait that is over
+            self._facts = facts
         now = time.monotonic()
         if now - self._said >= self._every_s:
             self._said = now

@@ -60,6 +60,15 @@ def test_a_broken_chunk_is_found_and_named(changed: dict[str, Any], expected: st
     assert failed[0].rows[0]["doc_id"] == "a.md"
 
 
+def test_a_tenant_without_vectors_has_nothing_wrong() -> None:
+    import pandas as pd
+
+    from evals.data_quality import vector_findings
+
+    columns = ["version", "fingerprint", "dims", "finite", "norm", "spread", "digest"]
+    assert all(one.passed for one in vector_findings(pd.DataFrame(columns=columns), dims=3, unit=True))
+
+
 def test_a_moved_distribution_is_found() -> None:
     from evals.data_quality import shift_findings
 
