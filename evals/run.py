@@ -196,11 +196,9 @@ def measured_run(
 
 
 def _overrides(conn: Connection[TupleRow], tenant_id: str) -> tuple[Override, ...]:
-    return tuple(
-        Override(made.build_id, made.eval_id, made.by, made.why or "no reason was stored", made.at)
-        for made in decisions(conn, tenant_id)
-        if made.decision == "forced"
-    )
+    forced = [made for made in decisions(conn, tenant_id) if made.decision == "forced"]
+    unsaid = "no reason was stored"
+    return tuple(Override(one.build_id, one.eval_id, one.by, one.why or unsaid, one.at) for one in forced)
 
 
 def _pinned(index: IndexConfig, ef_search: int | None) -> IndexConfig:
