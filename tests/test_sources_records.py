@@ -148,3 +148,13 @@ def test_beir_corpora_are_sources(test_data: Path) -> None:
         items, refused = split(source)
         assert not refused and len(items) == len(path.read_text().strip().split("\n"))
         assert source.read(items[0]).text
+
+
+def test_a_record_without_text_is_its_title(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_text(
+        '{"_id": "1", "title": " Extraction of Roots ", "text": " \\n"}\n{"_id": "2", "title": "", "text": ""}\n'
+    )
+    source = opened(path)
+    first, second = (source.read(item) for item in split(source)[0])
+    assert (first.text, first.title) == ("Extraction of Roots", None) and second.text == ""

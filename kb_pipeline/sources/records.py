@@ -38,11 +38,16 @@ def record_id(record: Mapping[str, Any]) -> str:
 
 
 def record_document(source: str, record: Mapping[str, Any], state: Mapping[str, Any]) -> SourceDocument:
-    """The record as a document. Keys other than its own become metadata, below what `metadata` says itself."""
+    """The record as a document. Keys other than its own become metadata, below what `metadata` says itself.
+
+    Where the text is blank, the title is the text: half of some BEIR collections is known by its titles only.
+    """
     doc_id = record_id(record)
     text = clean_text(record["text"])
     raw_title = record.get("title")
     title = clean_text(raw_title).strip() if isinstance(raw_title, str) else ""
+    if not text.strip():
+        text, title = title, ""
     given = record.get("metadata")
     if isinstance(given, str):
         try:
