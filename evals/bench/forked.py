@@ -77,6 +77,12 @@ class Child:
                 os.kill(self._pid, signal.SIGKILL)
             self.wait()
 
+    def lasting(self) -> dict[str, float]:
+        """Seconds from each announcement to the next, the last one's to now: for one that just ended."""
+        moments = sorted((at, name) for name, at in self.began.items())
+        ends = [at for at, _ in moments[1:]] + [time.monotonic()]
+        return {name: end - at for (at, name), end in zip(moments, ends, strict=True)}
+
     def _read(self) -> None:
         data = os.read(self._pipe, 1 << 16)
         if not data:  # the process, and those it had forked, are gone
@@ -103,7 +109,8 @@ class Forks:
     def __init__(self, env: Mapping[str, str], cwd: Path, *, prepare: str = "", log: Path | None = None) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._known = False
-        with (log or cwd / "forked.log").open("ab") as out, theirs:
+        self._log = log or cwd / "forked.log"
+        with self._log.open("ab") as out, theirs:
             paths = [str(REPOSITORY), *env.get("PYTHONPATH", "").split(os.pathsep)]
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "evals.bench.forked", str(theirs.fileno()), prepare],
@@ -132,6 +139,16 @@ class Forks:
         child = self.start(*words)
         child.wait()
         return child
+
+    def well(self, child: Child) -> Child:
+        """The child, which has ended. Raises `SystemExit` with what it said when that was not well."""
+        if child.status:
+            raise SystemExit(f"a command ended with {child.status} at {child.at!r}: {self.said()}")
+        return child
+
+    def said(self) -> str:
+        """The end of the log."""
+        return self._log.read_text(encoding="utf-8")[-2000:]
 
     def _import(self, modules: list[str]) -> None:
         if not self._known:

@@ -14,10 +14,10 @@ import time
 from collections import Counter
 from typing import Any
 
+from evals.bench.chaos import kill_server
 from evals.bench.common import header, table
 from evals.bench.forked import Child, Forks, announce
 from evals.bench.large import TENANT, large_tenant, questions
-from evals.bench.migration_chaos import kill_server
 from evals.bench.search_load import Load, search_load
 from evals.bench.workspace import Workspace
 
@@ -107,10 +107,10 @@ class Storm:
         self._lasting: dict[str, float] = {}
         self.broken: list[str] = []
         """Every broken promise as a sentence."""
-        self._ended(forks.run("run"))
+        forks.well(forks.run("run"))
         for soak, command in (("0s", "rebuild"), ("1h", "rebuild"), ("0s", "maintain")):
             configure(space, soak)
-            self._note(self._ended(forks.run(command)))
+            self._lasting |= forks.well(forks.run(command)).lasting()
 
     def rage(self, kills: int, seconds: float) -> None:
         """Kill so many times, and tell what came of it."""
@@ -146,7 +146,7 @@ class Storm:
                     if self._source.random() < 0.5:  # the command sees its server gone, or goes with it
                         child.wait(30)
                     child.kill()
-                    self._ended(self._forks.run("db", "start"))
+                    self._forks.well(self._forks.run("db", "start"))
                     down.append((began, time.monotonic() + 1))
                 else:
                     child.kill()
@@ -162,19 +162,19 @@ class Storm:
         """A command at a random moment of the part; None when it ended before."""
         if part == "maintenance":
             configure(self._space, "1h")  # so that there is something to drop
-            self._ended(self._forks.run("rebuild"))
+            self._forks.well(self._forks.run("rebuild"))
         configure(self._space, "0s")
         child = self._forks.start("maintain" if part == "maintenance" else "rebuild")
         child.wait(until=part)
         if child.status is None and not child.wait(self._source.uniform(0.0, 1.1) * self._lasting[part]):
             return child
-        self._ended(child)
+        self._forks.well(child)
         return None
 
     def _repair(self, kill: str) -> None:
         """One run, and what is wrong after it."""
         child = self._forks.run(self._source.choice(("run", "rebuild")))
-        found = [f"the run after it ended with {child.status}: {self._said()}"] * bool(child.status)
+        found = [f"the run after it ended with {child.status}: {self._forks.said()}"] * bool(child.status)
         found += [f"{count} {name}" for name, query in CHECKS.items() if (count := self._count(query))]
         live = self._count(LIVE)
         found += [f"{live} live builds"] * (live != 1)
@@ -204,20 +204,6 @@ class Storm:
         each = ", ".join(f"{part} {hit[part]}" for part in (*PARTS, "start") if hit[part])
         print(f"sum: {hit.total()} kills ({each}), {of_postgres.total()} of Postgres, {missed} too late, "
               f"{len(self.broken)} faults, {len(answers):,} searches, recall {mean:.4f}")  # fmt: skip
-
-    def _note(self, child: Child) -> None:
-        """How long each part takes."""
-        moments = sorted((at, name) for name, at in child.began.items())
-        ends = [at for at, _ in moments[1:]] + [time.monotonic()]
-        self._lasting |= {name: end - at for (at, name), end in zip(moments, ends, strict=True)}
-
-    def _ended(self, child: Child) -> Child:
-        if child.status:
-            raise SystemExit(f"a command ended with {child.status} at {child.at!r}: {self._said()}")
-        return child
-
-    def _said(self) -> str:
-        return (self._space.folder / "forked.log").read_text(encoding="utf-8")[-1500:]
 
     def _count(self, query: str) -> int:
         import psycopg

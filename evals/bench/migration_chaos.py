@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from evals.bench.chaos import change_documents, write_documents
+from evals.bench.chaos import change_documents, kill_server, write_documents
 from evals.bench.common import header, ratio, table
 from evals.bench.forked import Child, Forks, announce
 from evals.bench.models import LOG, PROJECTED
@@ -194,7 +194,7 @@ class Storm:
     def __init__(self, space: Workspace, forks: Forks, docs: Path, source: random.Random, postgres: float) -> None:
         self._space, self._forks, self._docs, self._source, self._postgres = space, forks, docs, source, postgres
         self._configure(0)
-        self._ended(forks.run("run"))
+        forks.well(forks.run("run"))
         self._lasting: dict[str, float] = {}
         self._dsn = space.dsn()
         self._broken: list[str] = []
@@ -219,9 +219,9 @@ class Storm:
                     if aims and left and self._killed(child, aims.pop(0)):
                         continue
                     child.wait()
-                    self._ended(child)
+                    self._forks.well(child)
                     if self.changes == 1:
-                        self._note(child)
+                        self._lasting |= child.lasting()
                     break
             self._look()
 
@@ -240,7 +240,7 @@ class Storm:
         if self._source.random() < 0.5:  # the command sees its server gone, or goes with it
             child.wait(30)
         child.kill()
-        self._ended(self._forks.run("db", "start"))
+        self._forks.well(self._forks.run("db", "start"))
         self.searcher.server_is_up()
         self.searcher.answered_again()
         return True
@@ -250,16 +250,6 @@ class Storm:
         self._space.configure(
             TOML.format(provider=PROJECTED, dims=dims, number=number, batch=BATCH, rate=30_000, source=self._docs)
         )
-
-    def _note(self, child: Child) -> None:
-        moments = sorted((at, name) for name, at in child.began.items())
-        ends = [at for at, _ in moments[1:]] + [time.monotonic()]
-        self._lasting |= {name: end - at for (at, name), end in zip(moments, ends, strict=True)}
-
-    def _ended(self, child: Child) -> None:
-        if child.status:
-            said = (self._space.folder / "forked.log").read_text(encoding="utf-8")[-2000:]
-            raise SystemExit(f"a command ended with {child.status} at {child.at!r}: {said}")
 
     def _look(self) -> None:
         import psycopg
@@ -298,20 +288,6 @@ def _number(conn: object, query: str) -> int:
     assert isinstance(conn, Connection)
     row = conn.execute(query.encode()).fetchone()
     return int(row[0]) if row and row[0] is not None else 0
-
-
-def kill_server(space: Workspace) -> None:
-    """The postmaster; its children notice at once. Where nobody reaps the dead, its lock file would name a process that
-    seems to live, so it is removed once nothing of the server runs."""
-    import psutil
-
-    lock = next(space.home.rglob("postmaster.pid"))
-    server = psutil.Process(int(lock.read_text(encoding="utf-8").split()[0]))
-    children = server.children(recursive=True)
-    server.kill()
-    psutil.wait_procs(children, timeout=20)
-    if not server.is_running() or server.status() == psutil.STATUS_ZOMBIE:
-        lock.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -189,8 +189,7 @@ class _History:
             stop.set()
             thread.join()
         if any(runs):
-            said = (self._space.folder / "forked.log").read_text(encoding="utf-8")[-500:]
-            raise SystemExit(f"runs beside ended with {runs}: {said}")
+            raise SystemExit(f"runs beside ended with {runs}: {forks.said()}")
 
     def _configure(self, embedder: str) -> None:
         self._space.configure(
